@@ -1,0 +1,127 @@
+//! The datagram that gateways exchange over UDP, version 1.
+//!
+//! ```text
+//!    0                   1                   2                   3
+//!    0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//!   +-------+-------+-----------------------------------------------+
+//!   |version| type  |                    network                    |
+//!   +-------+-------+-----------------------------------------------+
+//!   |                  session index of the receiver                |
+//!   +---------------+-----------------------------------------------+
+//!   |     lane      |                                               |
+//!   +---------------+            counter                            |
+//!   |                                                               |
+//!   +---------------------------------------------------------------+
+//!   |                  records, to the end of the datagram          |
+//! ```
+//!
+//! All fields are in network byte order. *type* is [`DATA`] (records follow) or [`HANDSHAKE`] (a JSON object follows and the
+//! session index is 0: see `ipop-control`'s `link` module). *lane* is the sending thread, so that threads never share
+//! a counter; within a lane the counter rises by one per datagram, and a receiver drops what it has seen
+//! ([`ReplayWindow`]). Every gateway chooses the session index under which it wants to be sent to, anew at every start,
+//! so a datagram meant for an earlier life is recognised.
+//!
+//! Records are described in [`record`], their slices of TCP super-frames in [`segment`] and pieces of
+//! anything else in [`fragment`].
+
+pub mod fragment;
+pub mod record;
+mod replay;
+pub mod segment;
+
+pub use replay::ReplayWindow;
+
+use zerocopy::byteorder::network_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::ending::Ending;
+
+/// The version that this code speaks.
+pub const VERSION: u8 = 1;
+/// Datagram type: records.
+pub const DATA: u8 = 1;
+/// Datagram type: the exchange that opens a session.
+pub const HANDSHAKE: u8 = 2;
+/// The lane of the control thread; workers have 0 and up.
+pub const CONTROL_LANE: u8 = 255;
+
+/// The 16 octets in front of every datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct DatagramHeader {
+    version_type_network: U32,
+    /// Session index of the receiver; 0 in a handshake.
+    pub session: U32,
+    lane_counter: U64,
+}
+
+/// Length of [`DatagramHeader`].
+pub const DATAGRAM_HEADER_LEN: usize = size_of::<DatagramHeader>();
+const _: () = assert!(DATAGRAM_HEADER_LEN == 16);
+const COUNTER_BITS: u32 = 56;
+
+impl DatagramHeader {
+    /// A header of this version. Only the low 24 bits of `network` and the low 56 of `counter` count.
+    pub fn new(kind: u8, network: u32, session: u32, lane: u8, counter: u64) -> DatagramHeader {
+        let first = u32::from(VERSION) << 28 | u32::from(kind & 0xf) << 24 | network & 0xff_ffff;
+        let counter = u64::from(lane) << COUNTER_BITS | counter & ((1 << COUNTER_BITS) - 1);
+        DatagramHeader {
+            version_type_network: U32::new(first),
+            session: U32::new(session),
+            lane_counter: U64::new(counter),
+        }
+    }
+
+    /// Splits a datagram into header and rest; refuses other versions and networks.
+    pub fn parse(datagram: &[u8], network: u32) -> Result<(DatagramHeader, &[u8]), Ending> {
+        let (header, rest) = DatagramHeader::read_from_prefix(datagram).map_err(|_| Ending::DatagramTruncated)?;
+        if header.version_type_network.get() >> 28 != u32::from(VERSION) {
+            return Err(Ending::DatagramVersion);
+        }
+        if header.version_type_network.get() & 0xff_ffff != network {
+            return Err(Ending::DatagramNetwork);
+        }
+        Ok((header, rest))
+    }
+
+    /// [`DATA`], [`HANDSHAKE`], or one that a later version may define.
+    pub fn kind(&self) -> u8 {
+        (self.version_type_network.get() >> 24) as u8 & 0xf
+    }
+
+    /// The sending thread.
+    pub fn lane(&self) -> u8 {
+        (self.lane_counter.get() >> COUNTER_BITS) as u8
+    }
+
+    /// The datagram's number in its lane.
+    pub fn counter(&self) -> u64 {
+        self.lane_counter.get() & ((1 << COUNTER_BITS) - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The test vector of the format: any change of it is a new version.
+    #[test]
+    fn vector() {
+        let header = DatagramHeader::new(DATA, 0x00abcd, 0x0102_0304, 2, 0x1122_3344_5566);
+        let bytes = [0x11, 0x00, 0xab, 0xcd, 1, 2, 3, 4, 2, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66];
+        assert_eq!(header.as_bytes(), bytes);
+        let (parsed, rest) = DatagramHeader::parse(&bytes, 0xabcd).unwrap();
+        assert_eq!((parsed, rest.len()), (header, 0));
+        assert_eq!((parsed.kind(), parsed.lane(), parsed.counter()), (DATA, 2, 0x1122_3344_5566));
+    }
+
+    #[test]
+    fn refusals() {
+        let bytes = *DatagramHeader::new(DATA, 7, 1, 0, 0).as_bytes().first_chunk::<16>().unwrap();
+        assert_eq!(DatagramHeader::parse(&bytes[..15], 7).unwrap_err(), Ending::DatagramTruncated);
+        assert_eq!(DatagramHeader::parse(&bytes, 8).unwrap_err(), Ending::DatagramNetwork);
+        let mut other = bytes;
+        other[0] = 0x21;
+        assert_eq!(DatagramHeader::parse(&other, 7).unwrap_err(), Ending::DatagramVersion);
+    }
+}

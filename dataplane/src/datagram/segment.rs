@@ -1,0 +1,339 @@
+//! Slices of TCP super-frames: cut at the sender, joined at the receiver, any subset of them.
+//!
+//! A TAP with offloads hands over TCP as *super-frames* of up to 64 KiB: one set of headers, the payload of many segments.
+//! A slice can stand alone: it carries the super-frame's headers as they were, its place, and a piece of payload.
+//! The body of a segment record is
+//!
+//! ```text
+//!   +-------------------------------+-------------------------------+
+//!   |     number of the super-frame |     offset in its payload     |
+//!   +-------------------------------+---------------+---------------+
+//!   |     gso_size, 0 if no super-  | header length |   reserved    |
+//!   +-------------------------------+---------------+---------------+
+//!   |     headers: Ethernet, tags, IP, TCP; then the payload        |
+//! ```
+//!
+//! with the flags [`FLAG_LAST`] on the last slice and [`FLAG_ECN`] when the kernel marked the super-frame so. The receiver
+//! joins neighbouring slices into one super-frame again and patches the headers for the part that it has
+//! ([`Headers::patch`]): total length, IPv4 identification and checksum, sequence number, flags, pseudo-header sum.
+//! A lost datagram costs its own slice and nothing else, nothing waits, and no state outlives the batch.
+//!
+//! The same cut serves a full-size TCP frame whose datagram would exceed the path MTU. Its checksum is then verified
+//! before: a frame with a bad one is not cut, or the receiver's host would repair it.
+
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::record::{RECORD_HEADER_LEN, RecordHeader, SEGMENT};
+use crate::wire::ethernet::{Frame, ethertype};
+use crate::wire::ip::{self, IpLayout, Ipv4Header, TCP_CSUM_OFFSET, TCP_HEADER_LEN, TcpHeader, tcp_flags};
+use crate::wire::{VnetHeader, checksum, vnet};
+
+/// The last slice of its super-frame: the only one that keeps FIN and PSH.
+pub const FLAG_LAST: u8 = 1;
+/// `VIRTIO_NET_HDR_GSO_ECN`.
+pub const FLAG_ECN: u8 = 2;
+/// Headers that a slice can carry: its length field is one octet.
+pub const MAX_HEADERS: usize = 255;
+
+/// The 8 octets in front of a slice's headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct SegmentHeader {
+    /// Which super-frame of the sending worker; wraps.
+    pub number: U16,
+    /// Where the slice stood in the payload.
+    pub offset: U16,
+    /// Payload per TCP segment of a super-frame, 0 for a frame that was none.
+    pub gso_size: U16,
+    /// Octets of headers that follow.
+    pub header_len: u8,
+    reserved: u8,
+}
+
+/// Length of [`SegmentHeader`].
+pub const SEGMENT_HEADER_LEN: usize = size_of::<SegmentHeader>();
+const _: () = assert!(SEGMENT_HEADER_LEN == 8);
+
+/// A TCP frame that can be cut.
+#[derive(Debug, Clone, Copy)]
+pub struct SuperFrame<'a> {
+    /// Ethernet, tags, IP, TCP.
+    pub headers: &'a [u8],
+    /// TCP payload.
+    pub payload: &'a [u8],
+    /// Payload per segment as the kernel said, 0 if the frame is one segment.
+    pub gso_size: u16,
+    /// The kernel's ECN mark.
+    pub ecn: bool,
+}
+
+impl<'a> SuperFrame<'a> {
+    /// The frame as one that can be cut, `None` if it is not TCP, odd, or has a wrong checksum.
+    pub fn new(frame: &Frame<'a>, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
+        let layout = IpLayout::locate(frame)?;
+        let tcp = tcp_of(frame, &layout)?;
+        let headers_end = layout.l4 + usize::from(tcp.data_offset >> 4) * 4;
+        let is_super = vnet.gso() != vnet::GSO_NONE;
+        // SYN counts in the sequence space, so it cannot be cut. RST and URG are left alone too, but in a super-frame
+        // the kernel has decided already that every segment gets a copy of them.
+        let odd = tcp.flags & tcp_flags::SYN != 0 || (!is_super && tcp.flags & (tcp_flags::RST | tcp_flags::URG) != 0);
+        if odd || headers_end >= layout.end || headers_end > MAX_HEADERS {
+            return None;
+        }
+        match vnet.partial_checksum() {
+            Some(csum) => {
+                let ours = usize::from(csum.start) == layout.l4 && csum.offset == TCP_CSUM_OFFSET;
+                if !ours {
+                    return None;
+                }
+            }
+            None => {
+                let segment = &frame.bytes[layout.l4..layout.end];
+                if checksum::fold(checksum::add(segment, layout.pseudo_header(segment.len()))) != 0xffff {
+                    return None;
+                }
+            }
+        }
+        if is_super && vnet.gso_size.get() == 0 {
+            return None;
+        }
+        Some(SuperFrame {
+            headers: &frame.bytes[..headers_end],
+            payload: &frame.bytes[headers_end..layout.end],
+            gso_size: if is_super { vnet.gso_size.get() } else { 0 },
+            ecn: is_super && vnet.gso_type & vnet::GSO_ECN != 0,
+        })
+    }
+
+    /// Octets in front of each slice's payload: record header, segment header, headers.
+    pub fn prefix_len(&self) -> usize {
+        RECORD_HEADER_LEN + SEGMENT_HEADER_LEN + self.headers.len()
+    }
+
+    /// Writes the octets in front of the slice `offset..offset + len` to `out`, which has [`Self::prefix_len`] octets or
+    /// more. `number` tells super-frames of one sender apart.
+    pub fn write_prefix(&self, out: &mut [u8], number: u16, offset: usize, len: usize) {
+        let last = if offset + len == self.payload.len() { FLAG_LAST } else { 0 };
+        let ecn = if self.ecn { FLAG_ECN } else { 0 };
+        let record = RecordHeader {
+            kind: SEGMENT,
+            flags: last | ecn,
+            len: U16::new((SEGMENT_HEADER_LEN + self.headers.len() + len) as u16),
+        };
+        let segment = SegmentHeader {
+            number: U16::new(number),
+            offset: U16::new(offset as u16),
+            gso_size: U16::new(self.gso_size),
+            header_len: self.headers.len() as u8,
+            reserved: 0,
+        };
+        let (a, rest) = out.split_at_mut(RECORD_HEADER_LEN);
+        let (b, c) = rest.split_at_mut(SEGMENT_HEADER_LEN);
+        a.copy_from_slice(record.as_bytes());
+        b.copy_from_slice(segment.as_bytes());
+        c[..self.headers.len()].copy_from_slice(self.headers);
+    }
+}
+
+/// The TCP header of a located packet, if it is TCP and whole, with a data offset that lies inside the packet.
+fn tcp_of<'a>(frame: &Frame<'a>, layout: &IpLayout) -> Option<&'a TcpHeader> {
+    if layout.protocol != ip::protocol::TCP {
+        return None;
+    }
+    let (tcp, _) = TcpHeader::ref_from_prefix(frame.bytes.get(layout.l4..layout.end)?).ok()?;
+    let header_len = usize::from(tcp.data_offset >> 4) * 4;
+    (header_len >= TCP_HEADER_LEN && layout.l4 + header_len <= layout.end).then_some(tcp)
+}
+
+/// A slice as it came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slice<'a> {
+    /// Which super-frame.
+    pub number: u16,
+    /// Place of the payload in the super-frame.
+    pub offset: u16,
+    /// Payload per segment, 0 if no super-frame.
+    pub gso_size: u16,
+    /// The kernel's ECN mark.
+    pub ecn: bool,
+    /// The last of its super-frame.
+    pub last: bool,
+    /// The super-frame's headers.
+    pub headers: &'a [u8],
+    /// The slice of payload.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Slice<'a> {
+    /// Reads the body of a segment record. `None` if it is cut short, empty, or ends beyond 64 KiB.
+    pub fn parse(flags: u8, body: &'a [u8]) -> Option<Slice<'a>> {
+        let (segment, rest) = SegmentHeader::ref_from_prefix(body).ok()?;
+        let (headers, payload) = rest.split_at_checked(usize::from(segment.header_len))?;
+        let offset = segment.offset.get();
+        if payload.is_empty() || usize::from(offset) + payload.len() + headers.len() > crate::wire::ethernet::MAX_FRAME
+        {
+            return None;
+        }
+        Some(Slice {
+            number: segment.number.get(),
+            offset,
+            gso_size: segment.gso_size.get(),
+            ecn: flags & FLAG_ECN != 0,
+            last: flags & FLAG_LAST != 0,
+            headers,
+            payload,
+        })
+    }
+}
+
+/// The validated headers of a run of slices that are about to be written to the port.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers {
+    l3: usize,
+    l4: usize,
+    ipv4: bool,
+}
+
+/// The headers of a slice are not those of a TCP segment whose payload follows at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadHeaders;
+
+impl Headers {
+    /// Checks the headers of a slice, which come from a peer: Ethernet, at most two tags, IPv4 or IPv6, TCP, and
+    /// not an octet more.
+    pub fn validate(headers: &[u8]) -> Result<Headers, BadHeaders> {
+        let frame = Frame::parse(headers).map_err(|_| BadHeaders)?;
+        let ipv4 = match frame.ethertype {
+            ethertype::IPV4 => true,
+            ethertype::IPV6 => false,
+            _ => return Err(BadHeaders),
+        };
+        // The length fields say what the super-frame had, not what is here; give the walker lengths that fit.
+        let mut copy = [0u8; MAX_HEADERS];
+        let copy = copy.get_mut(..headers.len()).ok_or(BadHeaders)?;
+        copy.copy_from_slice(headers);
+        set_ip_length(copy, frame.l3, ipv4, headers.len());
+        let fitted = Frame::parse(copy).map_err(|_| BadHeaders)?;
+        let layout = IpLayout::locate(&fitted).ok_or(BadHeaders)?;
+        let tcp = tcp_of(&fitted, &layout).ok_or(BadHeaders)?;
+        if layout.l4 + usize::from(tcp.data_offset >> 4) * 4 != headers.len() {
+            return Err(BadHeaders);
+        }
+        Ok(Headers { l3: frame.l3, l4: layout.l4, ipv4 })
+    }
+
+    /// Patches `headers` for a frame that carries `len` octets of payload from `offset` on, as the kernel's own
+    /// segmentation would (`inet_gso_segment()`, `tcp_gso_segment()`), and returns the header for the port.
+    pub fn patch(&self, headers: &mut [u8], run: &Run) -> VnetHeader {
+        set_ip_length(headers, self.l3, self.ipv4, headers.len() + run.len);
+        let segments_before = match run.gso_size {
+            0 => 0,
+            size => (run.offset / usize::from(size)) as u16,
+        };
+        if self.ipv4
+            && let Ok((ip, _)) = Ipv4Header::mut_from_prefix(&mut headers[self.l3..])
+        {
+            ip.id = U16::new(ip.id.get().wrapping_add(segments_before));
+            ip.checksum = U16::new(0);
+            let header_len = usize::from(ip.version_ihl & 0xf) * 4;
+            let sum = !checksum::fold(checksum::add(&headers[self.l3..self.l3 + header_len], 0));
+            headers[self.l3 + 10..self.l3 + 12].copy_from_slice(&sum.to_be_bytes());
+        }
+        let tcp_len = headers.len() - self.l4 + run.len;
+        let pseudo = Frame::parse(headers)
+            .ok()
+            .and_then(|frame| addresses(&frame))
+            .map_or(0, |(src, dst)| checksum::pseudo_header(src, dst, ip::protocol::TCP, tcp_len));
+        if let Ok((tcp, _)) = TcpHeader::mut_from_prefix(&mut headers[self.l4..]) {
+            tcp.seq = U32::new(tcp.seq.get().wrapping_add(run.offset as u32));
+            if !run.last {
+                tcp.flags &= !(tcp_flags::FIN | tcp_flags::PSH);
+            }
+            if run.offset > 0 {
+                tcp.flags &= !tcp_flags::CWR;
+            }
+            // Partial checksum: the host at the receiving end, or its network card, finishes it.
+            tcp.checksum = U16::new(checksum::fold(pseudo));
+        }
+        let mut vnet =
+            VnetHeader::plain(Some(vnet::PartialChecksum { start: self.l4 as u16, offset: TCP_CSUM_OFFSET }));
+        if run.gso_size != 0 && run.len > usize::from(run.gso_size) {
+            vnet.gso_type = if self.ipv4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 };
+            if run.ecn && run.offset == 0 {
+                vnet.gso_type |= vnet::GSO_ECN;
+            }
+            vnet.gso_size.set(run.gso_size);
+        }
+        vnet.hdr_len.set(headers.len() as u16);
+        vnet
+    }
+}
+
+/// A run of neighbouring slices of one super-frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Which super-frame.
+    pub number: u16,
+    /// Place of its payload in the super-frame.
+    pub offset: usize,
+    /// Octets of payload.
+    pub len: usize,
+    /// Payload per segment, 0 if no super-frame.
+    pub gso_size: u16,
+    /// The kernel's ECN mark.
+    pub ecn: bool,
+    /// The run has the end of the super-frame.
+    pub last: bool,
+}
+
+impl Run {
+    /// A run of one slice.
+    pub fn start(slice: &Slice<'_>) -> Run {
+        Run {
+            number: slice.number,
+            offset: usize::from(slice.offset),
+            len: slice.payload.len(),
+            gso_size: slice.gso_size,
+            ecn: slice.ecn,
+            last: slice.last,
+        }
+    }
+
+    /// Takes the slice in, if it is the next one of the same super-frame and `header_len` octets of headers and the
+    /// payload still make a frame that IP can express.
+    pub fn extend(&mut self, slice: &Slice<'_>, header_len: usize) -> bool {
+        let next = slice.number == self.number
+            && slice.gso_size == self.gso_size
+            && slice.ecn == self.ecn
+            && slice.headers.len() == header_len
+            && usize::from(slice.offset) == self.offset + self.len
+            && !self.last
+            && header_len + self.len + slice.payload.len() <= 65_535;
+        if next {
+            self.len += slice.payload.len();
+            self.last = slice.last;
+        }
+        next
+    }
+}
+
+/// Sets the IP length field for a frame of `frame_len` octets; lengths beyond the field are cut off and then refused
+/// by whoever parses the packet.
+fn set_ip_length(headers: &mut [u8], l3: usize, ipv4: bool, frame_len: usize) {
+    let (at, len) =
+        if ipv4 { (l3 + 2, frame_len - l3) } else { (l3 + 4, frame_len.saturating_sub(l3 + ip::IPV6_HEADER_LEN)) };
+    if let Some(field) = headers.get_mut(at..at + 2) {
+        field.copy_from_slice(&(len.min(65_535) as u16).to_be_bytes());
+    }
+}
+
+fn addresses(frame: &Frame<'_>) -> Option<(std::net::IpAddr, std::net::IpAddr)> {
+    if frame.ethertype == ethertype::IPV4 {
+        let (ip, _) = Ipv4Header::ref_from_prefix(frame.payload()).ok()?;
+        Some((std::net::Ipv4Addr::from(ip.src).into(), std::net::Ipv4Addr::from(ip.dst).into()))
+    } else {
+        let (ip, _) = ip::Ipv6Header::ref_from_prefix(frame.payload()).ok()?;
+        Some((std::net::Ipv6Addr::from(ip.src).into(), std::net::Ipv6Addr::from(ip.dst).into()))
+    }
+}

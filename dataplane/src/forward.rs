@@ -1,0 +1,221 @@
+//! Where a frame goes: pure decisions on tables and headers, without any file descriptor.
+
+use crate::addr::PeerId;
+use crate::ending::Ending;
+use crate::mac_table::{MacEntry, MacKey, MacTable, Owner};
+use crate::wire::ethernet::ethertype;
+use crate::wire::{Frame, ndp};
+
+/// Where a frame from the port goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To the peer that owns the destination.
+    Peer(PeerId),
+    /// Broadcast or multicast: to every peer that is up.
+    AllPeers,
+    /// Unknown unicast: to every peer that is up, within the flood rate.
+    Flood,
+    /// ARP or neighbour discovery: to the control thread.
+    Control,
+    /// Nowhere.
+    Drop(Ending),
+}
+
+/// What a frame says about its source that the table does not know yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learn {
+    /// The source.
+    pub key: MacKey,
+    /// Where the frame came from.
+    pub at: Owner,
+    /// What the table says.
+    pub known: Option<MacEntry>,
+}
+
+impl Learn {
+    /// One word that tells this piece of news from others with all but certainty; never 0.
+    pub fn mark(&self) -> u64 {
+        let owner = match self.at {
+            Owner::Local => 0xfff,
+            Owner::Peer(peer) => u64::from(peer.0),
+        };
+        (self.key.bits() ^ owner << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    }
+}
+
+/// Steps (3) and (4): looks at the source, then decides by the destination. `now` in seconds renews the source's age.
+pub fn from_port(table: &MacTable, frame: &Frame<'_>, now: u32) -> (Verdict, Option<Learn>) {
+    if !frame.src.is_station() {
+        return (Verdict::Drop(Ending::BadSource), None);
+    }
+    if frame.dst.is_bridge_reserved() {
+        return (Verdict::Drop(Ending::BridgeReserved), None);
+    }
+    let source = MacKey::new(frame.vlan, frame.src);
+    let learn = match table.lookup(source) {
+        Some(known) if known.owner == Owner::Local => {
+            table.touch(source, known, now);
+            None
+        }
+        known => Some(Learn { key: source, at: Owner::Local, known }),
+    };
+    let verdict = if is_resolution(frame) {
+        Verdict::Control
+    } else if frame.dst.is_group() {
+        Verdict::AllPeers
+    } else {
+        match table.lookup(MacKey::new(frame.vlan, frame.dst)).map(|entry| entry.owner) {
+            Some(Owner::Peer(peer)) => Verdict::Peer(peer),
+            Some(Owner::Local) => Verdict::Drop(Ending::StaysLocal),
+            None => Verdict::Flood,
+        }
+    };
+    (verdict, learn)
+}
+
+/// True for what the control thread resolves: ARP, and neighbour solicitation and advertisement, with at
+/// most one customer tag.
+fn is_resolution(frame: &Frame<'_>) -> bool {
+    frame.is_plain() && (frame.ethertype == ethertype::ARP || ndp::is_neighbour_discovery(frame))
+}
+
+/// Step (10): whether a frame from `peer` may be written to the port, and what is to be learned from it.
+///
+/// A source that is on this side stays here until the control thread moves it: otherwise a peer, or a loop in
+/// somebody's cabling, could draw the traffic of a local MAC to itself with one frame.
+pub fn from_peer(table: &MacTable, frame: &Frame<'_>, peer: PeerId, now: u32) -> (Result<(), Ending>, Option<Learn>) {
+    if !frame.src.is_station() {
+        return (Err(Ending::BadSource), None);
+    }
+    if frame.dst.is_bridge_reserved() {
+        return (Err(Ending::BridgeReserved), None);
+    }
+    let source = MacKey::new(frame.vlan, frame.src);
+    let at = Owner::Peer(peer);
+    match table.lookup(source) {
+        Some(known) if known.owner == at => {
+            table.touch(source, known, now);
+            (Ok(()), None)
+        }
+        known @ Some(MacEntry { owner: Owner::Local, .. }) => {
+            (Err(Ending::SourceIsLocal), Some(Learn { key: source, at, known }))
+        }
+        known => (Ok(()), Some(Learn { key: source, at, known })),
+    }
+}
+
+/// A token bucket: at most `rate` per second, in bursts of at most `rate / 4`.
+#[derive(Debug)]
+pub struct RateLimit {
+    rate: u64,
+    /// Thousandths of a token.
+    tokens: u64,
+    filled_ms: u64,
+}
+
+impl RateLimit {
+    /// A full bucket.
+    pub fn new(rate: u64) -> RateLimit {
+        RateLimit { rate, tokens: Self::burst(rate), filled_ms: 0 }
+    }
+
+    fn burst(rate: u64) -> u64 {
+        (rate * 250).max(1000)
+    }
+
+    /// Takes a token if there is one.
+    pub fn allow(&mut self, now_ms: u64) -> bool {
+        let elapsed = now_ms.saturating_sub(self.filled_ms);
+        self.filled_ms = self.filled_ms.max(now_ms);
+        self.tokens = (self.tokens + elapsed.min(1000) * self.rate).min(Self::burst(self.rate));
+        let allowed = self.tokens >= 1000;
+        if allowed {
+            self.tokens -= 1000;
+        }
+        allowed
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::addr::{MacAddr, Vlan};
+    use crate::mac_table::MacWriter;
+    use crate::wire::ethernet::emit_header;
+    use std::sync::Arc;
+
+    const LOCAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+    const REMOTE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+    const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+    const PEER: PeerId = PeerId(5);
+
+    fn table() -> (Arc<MacTable>, MacWriter) {
+        let (table, mut writer) = MacTable::new(16, [1, 2]);
+        let entry = |owner| MacEntry { owner, moves: 0, seen: 0 };
+        writer.insert(MacKey::new(Vlan::UNTAGGED, LOCAL), entry(Owner::Local)).unwrap();
+        writer.insert(MacKey::new(Vlan::UNTAGGED, REMOTE), entry(Owner::Peer(PEER))).unwrap();
+        (table, writer)
+    }
+
+    fn frame(dst: MacAddr, src: MacAddr, vlan: Vlan, ethertype: u16) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        emit_header(&mut bytes, dst, src, vlan, ethertype);
+        bytes.resize(60, 0);
+        bytes
+    }
+
+    fn out(dst: MacAddr, src: MacAddr, vlan: Vlan, ethertype: u16) -> (Verdict, bool) {
+        let (table, _writer) = table();
+        let bytes = frame(dst, src, vlan, ethertype);
+        let (verdict, learn) = from_port(&table, &Frame::parse(&bytes).unwrap(), 1);
+        (verdict, learn.is_some())
+    }
+
+    #[test]
+    fn verdicts_from_the_port() {
+        let untagged = Vlan::UNTAGGED;
+        let reserved = MacAddr([1, 0x80, 0xc2, 0, 0, 0]);
+        let cases = [
+            (REMOTE, LOCAL, untagged, ethertype::IPV4, Verdict::Peer(PEER), false),
+            (MacAddr::BROADCAST, LOCAL, untagged, ethertype::IPV4, Verdict::AllPeers, false),
+            (MacAddr::BROADCAST, LOCAL, untagged, ethertype::ARP, Verdict::Control, false),
+            (STRANGER, LOCAL, untagged, 0x1234, Verdict::Flood, false),
+            (LOCAL, STRANGER, untagged, ethertype::IPV4, Verdict::Drop(Ending::StaysLocal), true),
+            (REMOTE, LOCAL, Vlan::customer(10), ethertype::IPV4, Verdict::Flood, true),
+            (MacAddr::BROADCAST, LOCAL, Vlan::customer(10), ethertype::ARP, Verdict::Control, true),
+            (MacAddr::BROADCAST, LOCAL, Vlan::service(10), ethertype::ARP, Verdict::AllPeers, true),
+            (MacAddr::BROADCAST, LOCAL, untagged, ethertype::RARP, Verdict::AllPeers, false),
+            (reserved, LOCAL, untagged, 0x0027, Verdict::Drop(Ending::BridgeReserved), false),
+            (REMOTE, MacAddr::BROADCAST, untagged, ethertype::IPV4, Verdict::Drop(Ending::BadSource), false),
+            (REMOTE, MacAddr::ZERO, untagged, ethertype::IPV4, Verdict::Drop(Ending::BadSource), false),
+            // A container that came here from the peer: forwarded at once, and learned.
+            (REMOTE, REMOTE, untagged, ethertype::IPV4, Verdict::Peer(PEER), true),
+        ];
+        for (dst, src, vlan, ethertype, verdict, learns) in cases {
+            assert_eq!(out(dst, src, vlan, ethertype), (verdict, learns), "{src} > {dst} {vlan} {ethertype:04x}");
+        }
+    }
+
+    #[test]
+    fn from_a_peer() {
+        let (table, _writer) = table();
+        let check = |src, peer| {
+            let bytes = frame(LOCAL, src, Vlan::UNTAGGED, ethertype::IPV4);
+            let (verdict, learn) = from_peer(&table, &Frame::parse(&bytes).unwrap(), peer, 1);
+            (verdict, learn.is_some())
+        };
+        assert_eq!(check(REMOTE, PEER), (Ok(()), false));
+        assert_eq!(check(REMOTE, PeerId(6)), (Ok(()), true));
+        assert_eq!(check(STRANGER, PEER), (Ok(()), true));
+        assert_eq!(check(LOCAL, PEER), (Err(Ending::SourceIsLocal), true));
+        assert_eq!(check(MacAddr::ZERO, PEER), (Err(Ending::BadSource), false));
+    }
+
+    #[test]
+    fn rate_limit_gives_a_burst_and_then_its_rate() {
+        let mut limit = RateLimit::new(1000);
+        assert_eq!((0..1000).filter(|_| limit.allow(0)).count(), 250);
+        assert_eq!((1..=2000).filter(|ms| limit.allow(*ms)).count(), 2000);
+        assert_eq!((0..1000).filter(|_| limit.allow(2000)).count(), 0);
+    }
+}

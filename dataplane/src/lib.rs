@@ -1,0 +1,17 @@
+//! All that touches a frame: the port, the underlay, the datagram format, the MAC table, forwarding and the workers.
+//!
+//! The numbered way of a frame stands in ARCHITECTURE.md; comments here refer to its steps as (1) to (12).
+
+pub mod addr;
+pub mod datagram;
+pub mod ending;
+pub mod event;
+pub mod forward;
+pub mod mac_table;
+pub mod peers;
+mod ring;
+mod sync;
+pub mod tap;
+pub mod underlay;
+pub mod wire;
+pub mod worker;

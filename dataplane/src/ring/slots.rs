@@ -1,0 +1,255 @@
+//! Memory of what is in flight: a send slot is one `sendmsg` (a train of datagrams), a write slot one frame for the port.
+//!
+//! A slot is reached only by its [`SlotId`], which cannot be copied: submitting takes it, and the completion gives it
+//! back. So nobody can touch memory that the kernel is reading.
+// UNSAFETY: `msghdr` and `iovec` hold raw pointers. Invariant: they point into the slot itself, which is boxed and never
+// moves, or into a pool buffer that the slot holds a reference to until it is cleared.
+#![allow(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use super::pool::BufferPool;
+
+/// Scratch of a send slot: one GSO send of 64 KiB, where every octet may be copied.
+/// Above 65 493 octets the kernel segments in software, so trains stay below.
+pub(crate) const MAX_TRAIN: usize = 65_000;
+/// Datagrams of one GSO send (`UDP_MAX_SEGMENTS`, 64 before Linux 6.9, 128 since).
+pub(crate) const MAX_DATAGRAMS: usize = 64;
+/// Two per slice: headers, payload.
+const SEND_IOVECS: usize = 2 * MAX_DATAGRAMS + 2;
+/// Headers and as many slices as a receive can bring, twice: a super-frame spans two trains.
+const WRITE_IOVECS: usize = 2 * MAX_DATAGRAMS;
+/// virtio_net_hdr and the headers of a joined super-frame.
+const WRITE_SCRATCH: usize = crate::wire::vnet::VNET_HEADER_LEN + crate::datagram::segment::MAX_HEADERS;
+
+/// A slot that its holder owns.
+#[derive(Debug)]
+pub(crate) struct SlotId(u16);
+
+/// Slots of one kind.
+pub(crate) struct Slots<T> {
+    slots: Vec<Box<T>>,
+    free: Vec<u16>,
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn new(count: u16, new: impl Fn() -> Box<T>) -> Slots<T> {
+        Slots { slots: (0..count).map(|_| new()).collect(), free: (0..count).collect() }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<SlotId> {
+        self.free.pop().map(SlotId)
+    }
+
+    pub(crate) fn get(&mut self, id: &SlotId) -> &mut T {
+        &mut self.slots[usize::from(id.0)]
+    }
+
+    /// How many can be taken.
+    pub(crate) fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(crate) fn give_back(&mut self, id: SlotId) {
+        self.free.push(id.0);
+    }
+
+    /// For a submission: the number that the completion will bring back.
+    pub(super) fn lend(&mut self, id: SlotId) -> (u16, &mut T) {
+        (id.0, &mut self.slots[usize::from(id.0)])
+    }
+
+    /// For a completion: the slot whose number was lent.
+    pub(super) fn returned(&self, number: u16) -> SlotId {
+        SlotId(number)
+    }
+}
+
+const NO_IOVEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+
+/// One `sendmsg`.
+pub(crate) struct SendSlot {
+    msg: libc::msghdr,
+    iovecs: [libc::iovec; SEND_IOVECS],
+    iovec_count: usize,
+    name: libc::sockaddr_storage,
+    control: [u64; 3],
+    scratch: Box<[u8]>,
+    used: usize,
+    buffers: Vec<u16>,
+    /// Octets in all iovecs.
+    pub(crate) len: usize,
+    /// Peer that it goes to and frames in it, for the account when the send fails.
+    pub(crate) peer: crate::addr::PeerId,
+    /// Frames in it.
+    pub(crate) frames: u64,
+}
+
+impl SendSlot {
+    pub(crate) fn new() -> Box<SendSlot> {
+        // SAFETY: all-zero is a valid msghdr and sockaddr_storage.
+        let (msg, name) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+        Box::new(SendSlot {
+            msg,
+            iovecs: [NO_IOVEC; SEND_IOVECS],
+            iovec_count: 0,
+            name,
+            control: [0; 3],
+            scratch: vec![0; MAX_TRAIN].into_boxed_slice(),
+            used: 0,
+            buffers: Vec::with_capacity(SEND_IOVECS),
+            len: 0,
+            peer: crate::addr::PeerId(0),
+            frames: 0,
+        })
+    }
+
+    /// True if one more record of `len` octets fits, gathered from at most two places.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.len + len <= MAX_TRAIN && self.iovec_count + 2 <= SEND_IOVECS && self.buffers.len() < SEND_IOVECS
+    }
+
+    /// Appends `len` octets of the slot's own, for the caller to fill in.
+    pub(crate) fn append_own(&mut self, len: usize) -> &mut [u8] {
+        let range = self.used..self.used + len;
+        self.used = range.end;
+        self.len += len;
+        let base = self.scratch[range.clone()].as_mut_ptr();
+        let last = self.iovecs[..self.iovec_count].last_mut();
+        match last.filter(|last| last.iov_base as usize + last.iov_len == base as usize) {
+            Some(last) => last.iov_len += len,
+            None => {
+                self.iovecs[self.iovec_count] = libc::iovec { iov_base: base.cast(), iov_len: len };
+                self.iovec_count += 1;
+            }
+        }
+        &mut self.scratch[range]
+    }
+
+    /// Appends a copy.
+    pub(crate) fn append_copy(&mut self, bytes: &[u8]) {
+        self.append_own(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Appends octets of a pool buffer, which stays referenced until the send is done.
+    pub(crate) fn append_buffer(&mut self, pool: &BufferPool, buffer: u16, range: Range<usize>) {
+        if self.buffers.last() != Some(&buffer) {
+            pool.retain(buffer);
+            self.buffers.push(buffer);
+        }
+        self.len += range.len();
+        self.iovecs[self.iovec_count] = pool.iovec(buffer, range);
+        self.iovec_count += 1;
+    }
+
+    /// Fills in the message header: destination, and the size of the datagrams if there is more than one.
+    pub(super) fn prepare(&mut self, to: SocketAddr, segment: Option<u16>) -> *const libc::msghdr {
+        let to = socket2::SockAddr::from(to);
+        // SAFETY: a sockaddr_storage has room for every address, and `to` is a different object.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                to.as_ptr().cast::<u8>(),
+                std::ptr::from_mut(&mut self.name).cast::<u8>(),
+                to.len() as usize,
+            );
+        }
+        self.msg.msg_name = std::ptr::from_mut(&mut self.name).cast();
+        self.msg.msg_namelen = to.len();
+        self.msg.msg_iov = self.iovecs.as_mut_ptr();
+        self.msg.msg_iovlen = self.iovec_count;
+        self.msg.msg_control = std::ptr::null_mut();
+        self.msg.msg_controllen = 0;
+        if let Some(segment) = segment {
+            // SAFETY: CMSG_LEN and CMSG_SPACE only compute; `control` is aligned for a cmsghdr and as large as
+            // CMSG_SPACE(2), 24 octets.
+            unsafe {
+                debug_assert!(libc::CMSG_SPACE(2) as usize <= size_of_val(&self.control));
+                let header = self.control.as_mut_ptr().cast::<libc::cmsghdr>();
+                (*header).cmsg_level = libc::SOL_UDP;
+                (*header).cmsg_type = libc::UDP_SEGMENT;
+                (*header).cmsg_len = libc::CMSG_LEN(2) as usize;
+                libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
+                self.msg.msg_controllen = libc::CMSG_SPACE(2) as usize;
+            }
+            self.msg.msg_control = self.control.as_mut_ptr().cast();
+        }
+        &self.msg
+    }
+
+    /// Empties the slot and lets go of its buffers.
+    pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
+        for buffer in self.buffers.drain(..) {
+            pool.release(buffer);
+        }
+        (self.iovec_count, self.used, self.len, self.frames) = (0, 0, 0, 0);
+    }
+}
+
+/// One `writev` to the port.
+pub(crate) struct WriteSlot {
+    iovecs: [libc::iovec; WRITE_IOVECS],
+    iovec_count: usize,
+    scratch: [u8; WRITE_SCRATCH],
+    buffers: Vec<u16>,
+    /// Octets in all iovecs.
+    pub(crate) len: usize,
+    /// Who sent the frame, for the account.
+    pub(crate) peer: crate::addr::PeerId,
+}
+
+impl WriteSlot {
+    pub(crate) fn new() -> Box<WriteSlot> {
+        Box::new(WriteSlot {
+            iovecs: [NO_IOVEC; WRITE_IOVECS],
+            iovec_count: 0,
+            scratch: [0; WRITE_SCRATCH],
+            buffers: Vec::with_capacity(WRITE_IOVECS),
+            len: 0,
+            peer: crate::addr::PeerId(0),
+        })
+    }
+
+    /// Begins the frame with `len` octets of the slot's own; they stay changeable through [`Self::own`].
+    pub(crate) fn begin(&mut self, len: usize) -> &mut [u8] {
+        let own = &mut self.scratch[..len];
+        self.iovecs[0] = libc::iovec { iov_base: own.as_mut_ptr().cast(), iov_len: len };
+        self.iovec_count = 1;
+        self.len = len;
+        own
+    }
+
+    /// The octets that [`Self::begin`] set aside.
+    pub(crate) fn own(&mut self) -> &mut [u8] {
+        let len = if self.iovec_count > 0 { self.iovecs[0].iov_len } else { 0 };
+        &mut self.scratch[..len]
+    }
+
+    /// True if one more piece fits.
+    pub(crate) fn has_room(&self) -> bool {
+        self.iovec_count < WRITE_IOVECS
+    }
+
+    /// Appends octets of a pool buffer, which stays referenced until the write is done.
+    pub(crate) fn append_buffer(&mut self, pool: &BufferPool, buffer: u16, range: Range<usize>) {
+        if self.buffers.last() != Some(&buffer) {
+            pool.retain(buffer);
+            self.buffers.push(buffer);
+        }
+        self.len += range.len();
+        self.iovecs[self.iovec_count] = pool.iovec(buffer, range);
+        self.iovec_count += 1;
+    }
+
+    pub(super) fn iovecs(&self) -> (*const libc::iovec, u32) {
+        (self.iovecs.as_ptr(), self.iovec_count as u32)
+    }
+
+    /// Empties the slot and lets go of its buffers.
+    pub(crate) fn clear(&mut self, pool: &mut BufferPool) {
+        for buffer in self.buffers.drain(..) {
+            pool.release(buffer);
+        }
+        (self.iovec_count, self.len) = (0, 0);
+    }
+}

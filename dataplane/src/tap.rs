@@ -1,0 +1,246 @@
+//! The TAP device: the gateway's port on its bridge.
+// UNSAFETY: ioctls. Invariant: every ioctl here takes a pointer to a live local `ifreq` or integer of the type that the
+// kernel's header gives for its number (include/uapi/linux/if_tun.h, sockios.h), and the kernel keeps no pointer.
+#![allow(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use crate::addr::MacAddr;
+use crate::wire::vnet::VNET_HEADER_LEN;
+
+/// What went wrong with the port, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TapError {
+    /// `/dev/net/tun` cannot be opened.
+    #[error("cannot open /dev/net/tun: {0}; load the module with `modprobe tun`, or give the container this device")]
+    NoTun(io::Error),
+    /// No CAP_NET_ADMIN.
+    #[error("not permitted to create the TAP device '{0}': run as root or with CAP_NET_ADMIN")]
+    Permission(String),
+    /// Somebody has the name.
+    #[error(
+        "an interface '{0}' exists already: another ipop runs here, or something else has the name \
+         (`ip -d link show {0}` tells, `ip link del {0}` removes it, or choose another \"tap\")"
+    )]
+    Exists(String),
+    /// The interface that should be a bridge is not there.
+    #[error(
+        "there is no bridge '{0}': create it (`ip link add {0} type bridge`, or start lxc-net), or leave \"bridge\" out and attach the TAP by hand"
+    )]
+    NoBridge(String),
+    /// It is there but no bridge.
+    #[error("'{0}' is not a bridge: \"bridge\" names the Linux bridge that the containers are attached to")]
+    NotABridge(String),
+    /// Another call failed.
+    #[error("{what} on '{name}': {error}")]
+    Call {
+        /// The operation.
+        what: &'static str,
+        /// The interface.
+        name: String,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// Offloads that the port was opened with.
+const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// include/uapi/linux/sockios.h; not in the libc crate.
+const SIOCBRADDIF: libc::c_ulong = 0x89a2;
+
+/// A TAP device and its queues. The device goes away when the last queue is closed.
+#[derive(Debug)]
+pub struct Tap {
+    name: String,
+    mac: MacAddr,
+    queues: Vec<OwnedFd>,
+}
+
+impl Tap {
+    /// Creates the device with `queues` queues, checksum and TCP segmentation offload, and a `virtio_net_hdr` in
+    /// front of every frame. The device is up but in no bridge.
+    ///
+    /// Its MAC begins with fe, as libvirt's and LXC's do: a bridge takes the lowest MAC of its ports for itself
+    /// (`br_stp_recalculate_bridge_id()`), and must not change it when this port comes.
+    pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
+        let [a, b, c, d, e] = random;
+        let mac = MacAddr([0xfe, a, b, c, d, e]);
+        let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::with_capacity(queues) };
+        for index in 0..queues {
+            let queue = tap.open_queue(index == 0, queues > 1)?;
+            tap.queues.push(queue);
+        }
+        tap.set_mac()?;
+        // Nobody asked the port for an address of its own: no link-local one, and no router solicitation. Not
+        // an error where the file is missing (a kernel without IPv6).
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        tap.set_up()?;
+        Ok(tap)
+    }
+
+    fn open_queue(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/net/tun")
+            .map_err(TapError::NoTun)?;
+        let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        if several {
+            flags |= libc::IFF_MULTI_QUEUE;
+        }
+        if first {
+            // The TAP of a gateway belongs to one process: without this a second one could join a multi-queue device.
+            flags |= libc::IFF_TUN_EXCL;
+        }
+        let mut request = self.request();
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: TUNSETIFF takes a struct ifreq.
+        match nix::errno::Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) }) {
+            Err(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) => {
+                return Err(TapError::Permission(self.name.clone()));
+            }
+            Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EEXIST) => {
+                return Err(TapError::Exists(self.name.clone()));
+            }
+            Err(error) => return Err(self.failed("TUNSETIFF", error.into())),
+            Ok(_) => {}
+        }
+        let (header_len, little_endian): (libc::c_int, libc::c_int) = (VNET_HEADER_LEN as libc::c_int, 1);
+        // SAFETY: both take a pointer to an int, TUNSETOFFLOAD takes the mask by value.
+        unsafe {
+            self.check("TUNSETVNETHDRSZ", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_len))?;
+            self.check("TUNSETVNETLE", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &little_endian))?;
+            // The mask is the device's, not the queue's, and is set anew with every queue.
+            self.check(
+                "TUNSETOFFLOAD",
+                libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOADS)),
+            )?;
+        }
+        Ok(file.into())
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's own MAC address; no frame is ever sent from it.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// One descriptor per worker.
+    pub fn queues(&self) -> &[OwnedFd] {
+        &self.queues
+    }
+
+    /// Sets the MTU: what the bridge may hand to this port.
+    pub fn set_mtu(&self, mtu: usize) -> Result<(), TapError> {
+        let mut request = self.request();
+        request.ifr_ifru.ifru_mtu = mtu as libc::c_int;
+        self.interface_call("SIOCSIFMTU", libc::SIOCSIFMTU, &mut request)
+    }
+
+    /// The MTU as it is now.
+    pub fn mtu(&self) -> Result<usize, TapError> {
+        mtu_of(&self.name).map_err(|error| self.failed("SIOCGIFMTU", error))
+    }
+
+    /// Makes the device a port of `bridge`. `Ok(false)` if it is a port of a bridge already.
+    pub fn attach_to(&self, bridge: &str) -> Result<bool, TapError> {
+        let index = nix::net::if_::if_nametoindex(self.name.as_str())
+            .map_err(|error| self.failed("if_nametoindex", error.into()))?;
+        let mut request = request(bridge);
+        request.ifr_ifru.ifru_ifindex = index as libc::c_int;
+        match control_call(SIOCBRADDIF, &mut request) {
+            Ok(()) => Ok(true),
+            Err(e) => match e.raw_os_error() {
+                Some(libc::EBUSY) => Ok(false),
+                Some(libc::ENODEV) => Err(TapError::NoBridge(bridge.to_owned())),
+                Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOTTY) => Err(TapError::NotABridge(bridge.to_owned())),
+                _ => Err(self.failed("SIOCBRADDIF", e)),
+            },
+        }
+    }
+
+    /// The bridge that the device is a port of, as sysfs shows it.
+    pub fn bridge(&self) -> Option<String> {
+        let link = std::fs::read_link(format!("/sys/class/net/{}/master", self.name)).ok()?;
+        Some(link.file_name()?.to_string_lossy().into_owned())
+    }
+
+    fn set_mac(&self) -> Result<(), TapError> {
+        let mut request = self.request();
+        // SAFETY: writing a field of the union; sa_data has 14 octets.
+        unsafe {
+            request.ifr_ifru.ifru_hwaddr.sa_family = libc::ARPHRD_ETHER;
+            for (to, from) in request.ifr_ifru.ifru_hwaddr.sa_data.iter_mut().zip(self.mac.0) {
+                *to = from as libc::c_char;
+            }
+        }
+        self.interface_call("SIOCSIFHWADDR", libc::SIOCSIFHWADDR, &mut request)
+    }
+
+    fn set_up(&self) -> Result<(), TapError> {
+        let mut request = self.request();
+        self.interface_call("SIOCGIFFLAGS", libc::SIOCGIFFLAGS, &mut request)?;
+        // SAFETY: SIOCGIFFLAGS filled this field of the union.
+        unsafe { request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short };
+        self.interface_call("SIOCSIFFLAGS", libc::SIOCSIFFLAGS, &mut request)
+    }
+
+    fn interface_call(
+        &self,
+        what: &'static str,
+        number: libc::c_ulong,
+        request: &mut libc::ifreq,
+    ) -> Result<(), TapError> {
+        control_call(number, request).map_err(|error| self.failed(what, error))
+    }
+
+    fn check(&self, what: &'static str, result: libc::c_int) -> Result<(), TapError> {
+        nix::errno::Errno::result(result).map(drop).map_err(|error| self.failed(what, error.into()))
+    }
+
+    fn failed(&self, what: &'static str, error: io::Error) -> TapError {
+        TapError::Call { what, name: self.name.clone(), error }
+    }
+
+    fn request(&self) -> libc::ifreq {
+        request(&self.name)
+    }
+}
+
+/// Writes one frame, which begins with its virtio_net_hdr, to a queue: what the control thread injects.
+pub fn write_frame(queue: BorrowedFd<'_>, frame: &[u8]) -> io::Result<()> {
+    nix::unistd::write(queue, frame).map(drop).map_err(io::Error::from)
+}
+
+/// The MTU of any interface.
+pub fn mtu_of(name: &str) -> io::Result<usize> {
+    let mut request = request(name);
+    control_call(libc::SIOCGIFMTU, &mut request)?;
+    // SAFETY: SIOCGIFMTU filled this field of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as usize)
+}
+
+fn request(name: &str) -> libc::ifreq {
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // Names are checked in the config; a longer one is cut here, with the terminating zero left in place.
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+fn control_call(number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
+    // SAFETY: every number passed here takes a struct ifreq.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), number, std::ptr::from_mut(request)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

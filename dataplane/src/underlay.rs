@@ -1,0 +1,149 @@
+//! UDP sockets to the other gateways.
+// UNSAFETY: socket options that socket2 has no name for. Invariant: each passes a live int and its size, which is what
+// the kernel takes for every option named here (ip(7), ipv6(7), udp(7)).
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Trains of 64 KiB come in bursts; the default of 208 KiB holds three of them.
+const BUFFER: usize = 8 << 20;
+
+/// Why there is no socket, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum UnderlayError {
+    /// Somebody has the port.
+    #[error(
+        "UDP {0} is in use: another ipop runs here, or choose another \"listen\" port (`ss -ulpn` shows who has it)"
+    )]
+    InUse(SocketAddr),
+    /// The address is not ours.
+    #[error(
+        "no interface of this host has the address {0}: \"listen\" wants one that `ip address` shows, or 0.0.0.0 or [::] for any"
+    )]
+    NotLocal(IpAddr),
+    /// Another call failed.
+    #[error("{what} for UDP {listen}: {error}")]
+    Call {
+        /// The operation.
+        what: &'static str,
+        /// The address.
+        listen: SocketAddr,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// Opens `count` sockets on one address; the kernel spreads flows over them (SO_REUSEPORT).
+pub fn bind(listen: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, UnderlayError> {
+    if count > 1 {
+        // SO_REUSEPORT would let a second process of this user share the port unnoticed; without it nobody else may
+        // have it.
+        open(listen, false)?;
+    }
+    (0..count).map(|_| open(listen, count > 1)).collect()
+}
+
+fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {
+    let call = |what, error| UnderlayError::Call { what, listen, error };
+    let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
+        .map_err(|e| call("socket", e))?;
+    if listen.is_ipv6() {
+        // The wildcard serves IPv4 peers too, as mapped addresses.
+        socket.set_only_v6(!listen.ip().is_unspecified()).map_err(|e| call("IPV6_V6ONLY", e))?;
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+            .map_err(|e| call("IPV6_MTU_DISCOVER", e))?;
+    }
+    if listen.is_ipv4() || listen.ip().is_unspecified() {
+        // Never fragmented on the way: the datagram format knows the path MTU.
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+            .map_err(|e| call("IP_MTU_DISCOVER", e))?;
+    }
+    set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(|e| call("UDP_GRO", e))?;
+    socket.set_reuse_port(shared).map_err(|e| call("SO_REUSEPORT", e))?;
+    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
+        set_option(&socket, libc::SOL_SOCKET, force, BUFFER as libc::c_int)
+            .or_else(|_| set_option(&socket, libc::SOL_SOCKET, plain, BUFFER as libc::c_int))
+            .map_err(|e| call("SO_RCVBUF, SO_SNDBUF", e))?;
+    }
+    socket.bind(&listen.into()).map_err(|e| match e.raw_os_error() {
+        Some(libc::EADDRINUSE) => UnderlayError::InUse(listen),
+        Some(libc::EADDRNOTAVAIL) => UnderlayError::NotLocal(listen.ip()),
+        _ => call("bind", e),
+    })?;
+    Ok(socket.into())
+}
+
+/// Octets of UDP payload that the kernel believes the path to `peer` carries: from the route and what ICMP has told it.
+pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
+    let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+    if !listen.ip().is_unspecified() && listen.is_ipv4() == peer.is_ipv4() {
+        socket.bind(&SocketAddr::new(listen.ip(), 0).into())?;
+    }
+    // No datagram leaves: connecting a UDP socket looks up the route, and the MTU option needs that.
+    socket.connect(&peer.into())?;
+    let (level, name, headers) = match peer.ip().to_canonical() {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8),
+    };
+    let mtu = usize::try_from(get_option(&socket, level, name)?).unwrap_or(0);
+    Ok(mtu.saturating_sub(headers))
+}
+
+fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: see the top of the file.
+    let result = unsafe {
+        let size = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn get_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut size = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: see the top of the file.
+    let result = unsafe {
+        libc::getsockopt(socket.as_fd().as_raw_fd(), level, name, std::ptr::from_mut(&mut value).cast(), &mut size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_has_one_owner() {
+        for count in [1, 2] {
+            let first = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+            let taken = first[0].local_addr().unwrap();
+            assert!(matches!(bind(taken, count), Err(UnderlayError::InUse(a)) if a == taken));
+        }
+    }
+
+    #[test]
+    fn several_sockets_share_an_address() {
+        let probe = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let address = probe[0].local_addr().unwrap();
+        drop(probe);
+        assert_eq!(bind(address, 3).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_foreign_address_is_named() {
+        let error = bind("192.0.2.1:5800".parse().unwrap(), 1).unwrap_err();
+        assert!(error.to_string().contains("192.0.2.1"), "{error}");
+    }
+
+    #[test]
+    fn loopback_carries_its_mtu() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let payload = path_payload(any, "127.0.0.1:9".parse().unwrap()).unwrap();
+        assert!(payload > 1200, "{payload}");
+    }
+}

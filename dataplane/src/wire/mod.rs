@@ -1,0 +1,11 @@
+//! The protocols that a frame is made of, one file each: views on bytes, no I/O, no allocation.
+
+pub mod arp;
+pub mod checksum;
+pub mod ethernet;
+pub mod ip;
+pub mod ndp;
+pub mod vnet;
+
+pub use ethernet::Frame;
+pub use vnet::VnetHeader;

@@ -1,0 +1,382 @@
+//! Port to peers: steps (1) to (6).
+
+use std::io;
+
+use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::Context;
+use crate::addr::PeerId;
+use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
+use crate::datagram::record::{ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader};
+use crate::datagram::segment::SuperFrame;
+use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
+use crate::ending::{Ending, bump};
+use crate::event::{Event, EventBytes};
+use crate::forward::{self, RateLimit, Verdict};
+use crate::peers::PeerView;
+use crate::ring::{MAX_DATAGRAMS, Sender, SlotId};
+use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
+use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
+use crate::wire::{Frame, VnetHeader};
+
+/// Frames up to this size are copied behind their record header: cheaper than one more place to gather from, and
+/// a datagram of many small frames stays one piece. Larger ones are gathered from where the kernel put them.
+const COPY_MAX: usize = 512;
+/// A slice carries at least this much, or the headers would cost more than they carry.
+const MIN_SLICE: usize = 256;
+/// Send slots that one frame to one peer can need: 64 KiB of slices, and the train that was open before.
+const SLOTS_PER_FRAME: usize = 4;
+
+/// The train to one peer that is being filled in this batch.
+#[derive(Default)]
+struct Outbox {
+    slot: Option<SlotId>,
+    /// The peer is in the list of those to flush.
+    listed: bool,
+    /// Octets in the datagram at the end of the train.
+    open: usize,
+    /// Datagrams in the train.
+    datagrams: usize,
+    /// Size of the datagrams before the last, 0 while there is only one. GSO wants them equal; the last may be shorter.
+    segment: usize,
+    /// The next datagram's number in this lane.
+    counter: u64,
+}
+
+/// The direction from the port to the peers.
+pub(super) struct Egress {
+    outboxes: Vec<Outbox>,
+    /// Peers whose outbox may hold something.
+    dirty: Vec<PeerId>,
+    flood: RateLimit,
+    /// Number of the next super-frame.
+    super_frames: u16,
+    /// Number of the next frame that goes out in pieces.
+    fragmented: u32,
+    /// A frame whose checksum is finished here.
+    finished: Box<[u8; 2048]>,
+}
+
+/// A frame from the port, parsed and checked.
+#[derive(Clone, Copy)]
+struct Parcel<'a> {
+    frame: Frame<'a>,
+    vnet: VnetHeader,
+    csum: Option<PartialChecksum>,
+    /// The pool buffer that the frame lies in, behind its virtio_net_hdr.
+    buffer: u16,
+}
+
+impl<'a> Parcel<'a> {
+    /// Step (2).
+    fn parse(bytes: &'a [u8], buffer: u16) -> Result<Parcel<'a>, Ending> {
+        let (vnet, bytes) = VnetHeader::read_from_prefix(bytes).map_err(|_| Ending::FrameTruncated)?;
+        let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
+        let csum = vnet.partial_checksum();
+        if csum.is_some_and(|csum| !csum.fits(bytes.len())) {
+            return Err(Ending::FrameMetadata);
+        }
+        Ok(Parcel { frame, vnet, csum, buffer })
+    }
+
+    /// True for UDP to a DHCP client with an unfinished checksum. Such clients read raw packets and check the sum
+    /// themselves (that is why lxc-net has a CHECKSUM rule for port 68), so it is finished before it leaves.
+    fn is_for_dhcp_client(&self) -> bool {
+        const CLIENT_PORTS: [u16; 2] = [68, 546];
+        self.csum.is_some_and(|csum| csum.offset == UDP_CSUM_OFFSET)
+            && IpLayout::locate(&self.frame).is_some_and(|layout| {
+                layout.protocol == protocol::UDP
+                    && UdpHeader::ref_from_prefix(&self.frame.bytes[layout.l4..])
+                        .is_ok_and(|(udp, _)| CLIENT_PORTS.contains(&udp.dst_port.get()))
+            })
+    }
+}
+
+impl Egress {
+    pub(super) fn new(peers: usize, flood_rate: u64) -> Egress {
+        Egress {
+            outboxes: (0..peers).map(|_| Outbox::default()).collect(),
+            dirty: Vec::with_capacity(peers),
+            flood: RateLimit::new(flood_rate),
+            super_frames: 0,
+            fragmented: 0,
+            finished: Box::new([0; 2048]),
+        }
+    }
+
+    /// Handles what one read from the port brought.
+    pub(super) fn frame(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
+        let ending = match self.decide(context, buffer, len) {
+            Verdict::Drop(ending) => ending,
+            Verdict::Control => Ending::ToControl,
+            Verdict::Peer(peer) => {
+                if context.table.get(peer).is_some_and(|view| view.up) {
+                    self.post(context, buffer, len, peer)?;
+                    Ending::ToPeer
+                } else {
+                    Ending::PeerDown
+                }
+            }
+            Verdict::AllPeers | Verdict::Flood if context.table.up.is_empty() => Ending::NoPeer,
+            Verdict::AllPeers => {
+                self.post_to_all(context, buffer, len)?;
+                Ending::ToAllPeers
+            }
+            Verdict::Flood if !self.flood.allow(context.now.ms) => Ending::FloodRate,
+            Verdict::Flood => {
+                self.post_to_all(context, buffer, len)?;
+                Ending::Flooded
+            }
+        };
+        context.count(ending);
+        Ok(())
+    }
+
+    /// Steps (2) to (4), and what goes to the control thread.
+    fn decide(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> Verdict {
+        let parcel = match Parcel::parse(context.ring.port_pool.bytes(buffer, 0..len), buffer) {
+            Ok(parcel) => parcel,
+            Err(ending) => return Verdict::Drop(ending),
+        };
+        let (verdict, learn) = forward::from_port(&context.macs, &parcel.frame, context.now.seconds());
+        if let Some(learn) = learn {
+            context.news.learn(learn, context.now);
+        }
+        if verdict == Verdict::Control {
+            // A frame too large for an event is no neighbour's message; it cannot be ARP or a legal ND either.
+            let Some(bytes) = EventBytes::copy(parcel.frame.bytes) else { return Verdict::Drop(Ending::FrameOversize) };
+            if !context.news.push(Event::Resolution(bytes, parcel.csum.is_some())) {
+                return Verdict::Drop(Ending::ControlQueueFull);
+            }
+        }
+        verdict
+    }
+
+    fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
+        for index in 0..context.table.up.len() {
+            self.post(context, buffer, len, context.table.up[index])?;
+        }
+        Ok(())
+    }
+
+    /// Step (5): appends the frame to a peer's outbox, in one record, in slices, or in pieces.
+    fn post(&mut self, context: &mut Context<'_>, buffer: u16, len: usize, peer: PeerId) -> io::Result<()> {
+        if context.ring.free_sends() < SLOTS_PER_FRAME {
+            self.flush(context)?;
+            context.ring.submit_now()?;
+        }
+        let Context { ring, table, stats, lane, network, .. } = context;
+        let (Some(view), Some(account)) = (table.get(peer), stats.peers.get(peer.index())) else { return Ok(()) };
+        let mut sender = ring.sender();
+        let pool = sender.pool;
+        let Ok(parcel) = Parcel::parse(pool.bytes(buffer, 0..len), buffer) else { return Ok(()) };
+        let mut path = Path { view, peer, lane: *lane, network: *network };
+        let outcome = self.append(&mut sender, &mut path, &parcel)?;
+        match outcome {
+            Ok(()) => {
+                bump(&account.tx_frames, 1);
+                bump(&account.tx_bytes, parcel.frame.bytes.len() as u64);
+            }
+            Err(ending) => stats.counters.add(ending, 1),
+        }
+        Ok(())
+    }
+
+    fn append(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        parcel: &Parcel<'_>,
+    ) -> io::Result<Result<(), Ending>> {
+        let (bytes, pool) = (parcel.frame.bytes, sender.pool);
+        let capacity = path.view.max_datagram - DATAGRAM_HEADER_LEN;
+        if parcel.vnet.gso() == vnet::GSO_NONE
+            && let Some(prefix) = FramePrefix::new(bytes.len(), parcel.csum)
+            && prefix.bytes().len() + bytes.len() <= capacity
+        {
+            if parcel.is_for_dhcp_client() && bytes.len() <= self.finished.len() {
+                return self.append_finished(sender, path, parcel);
+            }
+            let need = prefix.bytes().len() + bytes.len();
+            let Some(slot) = self.room(sender, path, need)? else { return Ok(Err(Ending::SendSlots)) };
+            slot.frames += 1;
+            slot.append_copy(prefix.bytes());
+            if bytes.len() <= COPY_MAX {
+                slot.append_copy(bytes);
+            } else {
+                slot.append_buffer(pool, parcel.buffer, VNET_HEADER_LEN..VNET_HEADER_LEN + bytes.len());
+            }
+            return Ok(Ok(()));
+        }
+        match SuperFrame::new(&parcel.frame, &parcel.vnet) {
+            Some(super_frame) if super_frame.prefix_len() + MIN_SLICE <= capacity => {
+                self.append_slices(sender, path, parcel, &super_frame)
+            }
+            // A super-frame that is not TCP as we know it cannot be cut, and in pieces it would lose what it is.
+            _ if parcel.vnet.gso() != vnet::GSO_NONE => Ok(Err(Ending::FrameMetadata)),
+            _ => self.append_pieces(sender, path, parcel),
+        }
+    }
+
+    fn append_finished(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        parcel: &Parcel<'_>,
+    ) -> io::Result<Result<(), Ending>> {
+        let len = parcel.frame.bytes.len();
+        self.finished[..len].copy_from_slice(parcel.frame.bytes);
+        if let Some(csum) = parcel.csum {
+            vnet::finish_checksum(&mut self.finished[..len], csum);
+        }
+        let Some(prefix) = FramePrefix::new(len, None) else { return Ok(Err(Ending::FrameOversize)) };
+        let Some(slot) = self.room(sender, path, prefix.bytes().len() + len)? else {
+            return Ok(Err(Ending::SendSlots));
+        };
+        slot.frames += 1;
+        slot.append_copy(prefix.bytes());
+        slot.append_copy(&self.finished[..len]);
+        Ok(Ok(()))
+    }
+
+    /// Slices of equal size, headers copied and payload gathered, so that they leave as one GSO send.
+    fn append_slices(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        parcel: &Parcel<'_>,
+        super_frame: &SuperFrame<'_>,
+    ) -> io::Result<Result<(), Ending>> {
+        let (prefix, pool) = (super_frame.prefix_len(), sender.pool);
+        let slice = path.view.max_datagram - DATAGRAM_HEADER_LEN - prefix;
+        let payload_at = VNET_HEADER_LEN + super_frame.headers.len();
+        let number = self.super_frames;
+        self.super_frames = number.wrapping_add(1);
+        for offset in (0..super_frame.payload.len()).step_by(slice) {
+            let len = slice.min(super_frame.payload.len() - offset);
+            let Some(slot) = self.room(sender, path, prefix + len)? else { return Ok(Err(Ending::SendSlots)) };
+            slot.frames += u64::from(offset == 0);
+            super_frame.write_prefix(slot.append_own(prefix), number, offset, len);
+            let from = payload_at + offset;
+            slot.append_buffer(pool, parcel.buffer, from..from + len);
+        }
+        Ok(Ok(()))
+    }
+
+    fn append_pieces(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        parcel: &Parcel<'_>,
+    ) -> io::Result<Result<(), Ending>> {
+        const PREFIX: usize = RECORD_HEADER_LEN + FRAGMENT_HEADER_LEN;
+        let pool = sender.pool;
+        let csum = parcel.csum.map(ChecksumField::from);
+        let field: &[u8] = csum.as_ref().map_or(&[], |field| field.as_bytes());
+        let total = field.len() + parcel.frame.bytes.len();
+        if total > MAX_BODY {
+            return Ok(Err(Ending::FrameOversize));
+        }
+        let number = self.fragmented;
+        self.fragmented = number.wrapping_add(1);
+        let piece = path.view.max_datagram - DATAGRAM_HEADER_LEN - PREFIX;
+        for offset in (0..total).step_by(piece) {
+            let len = piece.min(total - offset);
+            let Some(slot) = self.room(sender, path, PREFIX + len)? else { return Ok(Err(Ending::SendSlots)) };
+            slot.frames += u64::from(offset == 0);
+            let flags = if csum.is_some() { FLAG_CHECKSUM } else { 0 };
+            let record = RecordHeader { kind: FRAGMENT, flags, len: U16::new((FRAGMENT_HEADER_LEN + len) as u16) };
+            let fragment = FragmentHeader {
+                number: U32::new(number),
+                total: U32::new(total as u32),
+                offset: U32::new(offset as u32),
+            };
+            slot.append_copy(record.as_bytes());
+            slot.append_copy(fragment.as_bytes());
+            // The checksum field lies in the first piece, in front of the frame.
+            let own = if offset == 0 { field.len() } else { 0 };
+            slot.append_copy(&field[..own]);
+            let from = VNET_HEADER_LEN + offset + own - field.len();
+            slot.append_buffer(pool, parcel.buffer, from..from + len - own);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Makes room for a record of `need` octets at the end of a peer's train, in the datagram that is open if it fits,
+    /// else in the next one, else in a new train. `None` if no slot is free.
+    fn room<'s>(
+        &mut self,
+        sender: &'s mut Sender<'_>,
+        path: &Path<'_>,
+        need: usize,
+    ) -> io::Result<Option<&'s mut crate::ring::SendSlot>> {
+        let outbox = &mut self.outboxes[path.peer.index()];
+        let whole = DATAGRAM_HEADER_LEN + need;
+        if let Some(id) = &outbox.slot {
+            let slot = sender.slots.get(id);
+            let limit = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
+            if outbox.open + need <= limit && slot.has_room(need) {
+                outbox.open += need;
+                return Ok(outbox.slot.as_ref().map(|id| sender.slots.get(id)));
+            }
+            // The datagram is closed now. Another may follow if all before it are equal and it is no longer than they.
+            let segment = if outbox.segment == 0 { outbox.open } else { outbox.segment };
+            if outbox.open != segment || whole > segment || outbox.datagrams == MAX_DATAGRAMS || !slot.has_room(whole) {
+                outbox.close(sender, path.view)?;
+            } else {
+                outbox.segment = segment;
+            }
+        }
+        if outbox.slot.is_none() {
+            let Some(id) = sender.slots.take() else { return Ok(None) };
+            sender.slots.get(&id).peer = path.peer;
+            (outbox.slot, outbox.datagrams, outbox.segment) = (Some(id), 0, 0);
+            if !std::mem::replace(&mut outbox.listed, true) {
+                self.dirty.push(path.peer);
+            }
+        }
+        outbox.datagrams += 1;
+        outbox.open = whole;
+        let header = DatagramHeader::new(DATA, path.network, path.view.their_session, path.lane, outbox.counter);
+        outbox.counter += 1;
+        Ok(outbox.slot.as_ref().map(|id| {
+            let slot = sender.slots.get(id);
+            slot.append_copy(header.as_bytes());
+            slot
+        }))
+    }
+
+    /// Step (6): sends what the outboxes hold.
+    pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Context { ring, table, stats, .. } = context;
+        for peer in self.dirty.drain(..) {
+            let outbox = &mut self.outboxes[peer.index()];
+            outbox.listed = false;
+            if let Some(view) = table.get(peer) {
+                outbox.close(&mut ring.sender(), view)?;
+            }
+            if let Some(account) = stats.peers.get(peer.index()) {
+                // The counter is the number of datagrams so far.
+                account.tx_datagrams.store(outbox.counter, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The way to one peer.
+struct Path<'a> {
+    view: &'a PeerView,
+    peer: PeerId,
+    lane: u8,
+    network: u32,
+}
+
+impl Outbox {
+    fn close(&mut self, sender: &mut Sender<'_>, view: &PeerView) -> io::Result<()> {
+        let Some(id) = self.slot.take() else { return Ok(()) };
+        let segment = (self.datagrams > 1).then_some(self.segment as u16);
+        sender.send(id, view.address, segment)
+    }
+}

@@ -1,0 +1,323 @@
+//! Peers to port: steps (7) to (12).
+
+use std::io;
+use std::ops::Range;
+
+use zerocopy::IntoBytes;
+
+use super::{Context, WorkerStats};
+use crate::addr::PeerId;
+use crate::datagram::fragment::{Outcome, Reassembly, Sender};
+use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
+use crate::datagram::segment::{Headers, Run, Slice};
+use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, ReplayWindow};
+use crate::ending::{Ending, bump};
+use crate::event::{Event, EventBytes};
+use crate::forward;
+use crate::ring::SlotId;
+use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
+use crate::wire::{Frame, VnetHeader};
+
+/// Write slots that one record can need: the joined run before it, and itself.
+const SLOTS_PER_RECORD: usize = 2;
+
+/// The direction from the peers to the port.
+pub(super) struct Ingress {
+    peers: Vec<PeerState>,
+    reassembly: Reassembly,
+    join: Option<Join>,
+}
+
+/// What is kept of a peer: what its lanes have sent in this session.
+#[derive(Default)]
+struct PeerState {
+    session: u32,
+    /// By lane; made when a lane is first heard of, at most 256 of 1 KiB.
+    windows: Vec<Option<Box<ReplayWindow>>>,
+}
+
+impl PeerState {
+    fn accept(&mut self, session: u32, lane: u8, counter: u64) -> bool {
+        if self.session != session {
+            self.session = session;
+            self.windows.clear();
+        }
+        let lane = usize::from(lane);
+        if self.windows.len() <= lane {
+            self.windows.resize_with(lane + 1, || None);
+        }
+        self.windows[lane].get_or_insert_default().accept(counter)
+    }
+}
+
+/// A super-frame that is being joined in its write slot.
+struct Join {
+    slot: SlotId,
+    peer: PeerId,
+    run: Run,
+    headers: Headers,
+    header_len: usize,
+}
+
+/// Where the record at hand comes from.
+#[derive(Clone, Copy)]
+struct Origin {
+    peer: PeerId,
+    lane: u8,
+    buffer: u16,
+}
+
+impl Ingress {
+    pub(super) fn new(peers: usize) -> Ingress {
+        Ingress {
+            peers: (0..peers).map(|_| PeerState::default()).collect(),
+            reassembly: Reassembly::default(),
+            join: None,
+        }
+    }
+
+    /// Handles what one receive brought: datagrams of equal size from one address.
+    pub(super) fn train(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
+        let Some(train) = context.ring.train(buffer, len) else {
+            context.count(Ending::DatagramTruncated);
+            return Ok(());
+        };
+        let mut at = train.range.start;
+        while at < train.range.end {
+            let end = (at + train.segment).min(train.range.end);
+            match self.open(context, buffer, at..end, train.from) {
+                Ok(Some(origin)) => self.records(context, origin, at + DATAGRAM_HEADER_LEN..end)?,
+                Ok(None) => {}
+                Err(ending) => context.count(ending),
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Step (8): whose datagram it is, and whether it is new. `None` if it has been handled.
+    fn open(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: u16,
+        range: Range<usize>,
+        from: std::net::SocketAddr,
+    ) -> Result<Option<Origin>, Ending> {
+        let datagram = context.ring.underlay_pool.bytes(buffer, range);
+        let (header, body) = DatagramHeader::parse(datagram, context.network)?;
+        match header.kind() {
+            DATA => {}
+            HANDSHAKE => {
+                let bytes = EventBytes::copy(body).ok_or(Ending::HandshakeRefused)?;
+                let queued = context.news.push(Event::Handshake(from, bytes));
+                return if queued { Ok(None) } else { Err(Ending::ControlQueueFull) };
+            }
+            _ => return Err(Ending::DatagramType),
+        }
+        let session = header.session.get();
+        let peer = context.table.sender(session, from)?;
+        let state = self.peers.get_mut(peer.index()).ok_or(Ending::SessionUnknown)?;
+        if !state.accept(session, header.lane(), header.counter()) {
+            return Err(Ending::Replayed);
+        }
+        if let Some(account) = context.peer_stats(peer) {
+            bump(&account.rx_datagrams, 1);
+        }
+        Ok(Some(Origin { peer, lane: header.lane(), buffer }))
+    }
+
+    /// Step (9). Offsets instead of slices, because making room for a write may hand buffers back to the kernel.
+    fn records(&mut self, context: &mut Context<'_>, origin: Origin, range: Range<usize>) -> io::Result<()> {
+        let mut at = range.start;
+        while at < range.end {
+            if context.ring.free_writes() < SLOTS_PER_RECORD {
+                context.ring.submit_now()?;
+            }
+            let bytes = context.ring.underlay_pool.bytes(origin.buffer, at..range.end);
+            let record = match Records::new(bytes).next() {
+                Some(Ok(record)) => record,
+                Some(Err(ending)) => {
+                    context.count(ending);
+                    return Ok(());
+                }
+                None => return Ok(()),
+            };
+            let body_at = at + RECORD_HEADER_LEN;
+            at = body_at + record.body.len();
+            let (kind, flags) = (record.kind, record.flags);
+            let outcome = match kind {
+                record::PAD => Ok(()),
+                record::FRAME => self.frame(context, origin, flags, body_at..at)?,
+                record::SEGMENT => self.segment(context, origin, flags, body_at..at)?,
+                record::FRAGMENT => self.fragment(context, origin, flags, body_at..at)?,
+                record::CONTROL => EventBytes::copy(record.body).ok_or(Ending::RpcRefused).and_then(|bytes| {
+                    let queued = context.news.push(Event::Message(origin.peer, bytes));
+                    if queued { Ok(()) } else { Err(Ending::ControlQueueFull) }
+                }),
+                _ => Err(Ending::RecordType),
+            };
+            if let Err(ending) = outcome {
+                context.count(ending);
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(
+        &mut self,
+        context: &mut Context<'_>,
+        origin: Origin,
+        flags: u8,
+        range: Range<usize>,
+    ) -> io::Result<Result<(), Ending>> {
+        let body = context.ring.underlay_pool.bytes(origin.buffer, range.clone());
+        let (csum, frame) = match record::parse_frame(flags, body) {
+            Ok(parsed) => parsed,
+            Err(ending) => return Ok(Err(ending)),
+        };
+        let frame_at = range.end - frame.len();
+        if let Err(ending) = check(context, origin.peer, frame_at..range.end, origin.buffer) {
+            return Ok(Err(ending));
+        }
+        self.finish_join(context)?;
+        let mut writer = context.ring.writer();
+        let Some(id) = writer.slots.take() else { return Ok(Err(Ending::WriteSlots)) };
+        let slot = writer.slots.get(&id);
+        slot.peer = origin.peer;
+        slot.begin(VNET_HEADER_LEN).copy_from_slice(VnetHeader::plain(csum).as_bytes());
+        slot.append_buffer(writer.pool, origin.buffer, frame_at..range.end);
+        writer.write(id)?;
+        Ok(Ok(()))
+    }
+
+    /// Step (11).
+    fn segment(
+        &mut self,
+        context: &mut Context<'_>,
+        origin: Origin,
+        flags: u8,
+        range: Range<usize>,
+    ) -> io::Result<Result<(), Ending>> {
+        let writer = context.ring.writer();
+        let Some(slice) = Slice::parse(flags, writer.pool.bytes(origin.buffer, range.clone())) else {
+            return Ok(Err(Ending::SegmentMalformed));
+        };
+        let header_len = slice.headers.len();
+        let payload_at = range.end - slice.payload.len();
+        if let Some(join) = &mut self.join
+            && join.peer == origin.peer
+        {
+            let slot = writer.slots.get(&join.slot);
+            if slot.has_room() && join.run.extend(&slice, join.header_len) {
+                slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
+                return Ok(Ok(()));
+            }
+        }
+        let run = Run::start(&slice);
+        let Ok(headers) = Headers::validate(slice.headers) else { return Ok(Err(Ending::SegmentMalformed)) };
+        let headers_range = payload_at - header_len..payload_at;
+        if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer) {
+            return Ok(Err(ending));
+        }
+        self.finish_join(context)?;
+        let writer = context.ring.writer();
+        let Some(slot_id) = writer.slots.take() else { return Ok(Err(Ending::WriteSlots)) };
+        let slot = writer.slots.get(&slot_id);
+        slot.peer = origin.peer;
+        slot.begin(VNET_HEADER_LEN + header_len)[VNET_HEADER_LEN..]
+            .copy_from_slice(writer.pool.bytes(origin.buffer, headers_range));
+        slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
+        self.join = Some(Join { slot: slot_id, peer: origin.peer, run, headers, header_len });
+        Ok(Ok(()))
+    }
+
+    fn fragment(
+        &mut self,
+        context: &mut Context<'_>,
+        origin: Origin,
+        flags: u8,
+        range: Range<usize>,
+    ) -> io::Result<Result<(), Ending>> {
+        let now_ms = context.now.ms;
+        let timed_out = self.reassembly.expire(now_ms);
+        context.stats.counters.add(Ending::FragmentTimeout, timed_out as u64);
+        self.finish_join(context)?;
+        let body = context.ring.underlay_pool.bytes(origin.buffer, range);
+        let sender = Sender { peer: origin.peer, lane: origin.lane };
+        let (outcome, evicted) = self.reassembly.add(sender, flags, body, now_ms);
+        context.stats.counters.add(Ending::FragmentEvicted, u64::from(evicted));
+        let (flags, body) = match outcome {
+            Outcome::Complete(flags, body) => (flags, body),
+            Outcome::Stored => return Ok(Ok(())),
+            Outcome::Duplicate => return Ok(Err(Ending::Replayed)),
+            Outcome::Malformed => return Ok(Err(Ending::FragmentMalformed)),
+        };
+        // What came before this frame is written before it.
+        context.ring.submit_now()?;
+        let (csum, bytes) = match record::parse_frame(flags, body) {
+            Ok(parsed) => parsed,
+            Err(ending) => return Ok(Err(ending)),
+        };
+        let verdict = check_frame(&context.macs, &mut context.news, context.now, origin.peer, bytes);
+        Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
+    }
+
+    /// Queues the super-frame that is being joined.
+    fn finish_join(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Some(join) = self.join.take() else { return Ok(()) };
+        let mut writer = context.ring.writer();
+        let own = writer.slots.get(&join.slot).own();
+        let (vnet, headers) = own.split_at_mut(VNET_HEADER_LEN);
+        vnet.copy_from_slice(join.headers.patch(headers, &join.run).as_bytes());
+        writer.write(join.slot)
+    }
+
+    /// Step (12): the writes leave with the worker's next submission; what was being joined is complete now.
+    pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        self.finish_join(context)
+    }
+}
+
+/// Step (10) for a frame, or the headers of one, in a buffer of the underlay's pool.
+fn check(context: &mut Context<'_>, peer: PeerId, range: Range<usize>, buffer: u16) -> Result<(), Ending> {
+    let Context { ring, macs, news, now, .. } = context;
+    check_frame(macs, news, *now, peer, ring.underlay_pool.bytes(buffer, range))
+}
+
+fn check_frame(
+    macs: &crate::mac_table::MacTable,
+    news: &mut super::News,
+    now: super::Now,
+    peer: PeerId,
+    bytes: &[u8],
+) -> Result<(), Ending> {
+    let frame = Frame::parse(bytes).map_err(|_| Ending::RecordFrame)?;
+    let (verdict, learn) = forward::from_peer(macs, &frame, peer, now.seconds());
+    if let Some(learn) = learn {
+        news.learn(learn, now);
+    }
+    verdict
+}
+
+/// Writes a frame that lies in memory of our own, without the ring: reassembled frames are rare.
+fn write_now(context: &Context<'_>, peer: PeerId, csum: Option<PartialChecksum>, frame: &[u8]) -> Result<(), Ending> {
+    let header = VnetHeader::plain(csum);
+    let parts = [io::IoSlice::new(header.as_bytes()), io::IoSlice::new(frame)];
+    match nix::sys::uio::writev(context.port, &parts) {
+        Ok(_) => {
+            account_delivery(&context.stats, peer, frame.len() as u64);
+            Ok(())
+        }
+        Err(nix::errno::Errno::EIO) => Err(Ending::PortDown),
+        Err(_) => Err(Ending::PortRefused),
+    }
+}
+
+/// Counts a frame that the port took.
+pub(super) fn account_delivery(stats: &WorkerStats, peer: PeerId, octets: u64) {
+    stats.counters.add(Ending::Delivered, 1);
+    if let Some(account) = stats.peers.get(peer.index()) {
+        bump(&account.rx_frames, 1);
+        bump(&account.rx_bytes, octets);
+    }
+}

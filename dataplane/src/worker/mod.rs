@@ -1,0 +1,317 @@
+//! A worker: one thread, one ring, one queue of the port, one socket, both directions, run to completion.
+
+mod egress;
+mod ingress;
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam::utils::CachePadded;
+use nix::sys::eventfd::EventFd;
+
+use crate::addr::PeerId;
+use crate::ending::{Counters, Ending, PeerCounters, bump};
+use crate::event::{Event, Events};
+use crate::forward::Learn;
+use crate::mac_table::MacTable;
+use crate::peers::{Mailbox, PeerTable};
+use crate::ring::{Arrival, Ring};
+
+use egress::Egress;
+use ingress::Ingress;
+
+/// What a worker is told at its start.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Its lane: 0 and up, below [`crate::datagram::CONTROL_LANE`].
+    pub lane: u8,
+    /// The core that it stays on.
+    pub cpu: Option<usize>,
+    /// Network identifier, 24 bits.
+    pub network: u32,
+    /// Unknown unicast frames per second that are flooded.
+    pub flood_rate: u64,
+    /// The start of the gateway's clock.
+    pub epoch: Instant,
+}
+
+/// What a worker counts.
+pub struct WorkerStats {
+    /// Endings of frames and datagrams.
+    pub counters: Counters,
+    /// Traffic by peer.
+    pub peers: Box<[CachePadded<PeerCounters>]>,
+    /// Learn events that did not fit the queue to the control thread. The frames went on.
+    pub learn_lost: std::sync::atomic::AtomicU64,
+}
+
+impl WorkerStats {
+    fn new(peers: usize) -> WorkerStats {
+        WorkerStats {
+            counters: Counters::default(),
+            peers: (0..peers).map(|_| CachePadded::default()).collect(),
+            learn_lost: Default::default(),
+        }
+    }
+}
+
+/// A running worker.
+pub struct Worker {
+    /// Its counters.
+    pub stats: Arc<WorkerStats>,
+    /// Where it fetches the table of peers.
+    pub mailbox: Arc<Mailbox<PeerTable>>,
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<EventFd>,
+}
+
+/// What workers share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The MAC table.
+    pub macs: Arc<MacTable>,
+    /// The queue to the control thread.
+    pub events: Arc<Events>,
+}
+
+impl Worker {
+    /// Starts a worker on a queue of the port and a socket; returns when its ring works, or with the reason why not.
+    pub fn spawn(
+        config: WorkerConfig,
+        port: OwnedFd,
+        underlay: UdpSocket,
+        shared: Shared,
+        table: Arc<PeerTable>,
+    ) -> io::Result<Worker> {
+        let stats = Arc::new(WorkerStats::new(table.peers.len()));
+        let mailbox = Arc::new(Mailbox::default());
+        let stop = Arc::new(EventFd::new()?);
+        let (ready, started) = mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("worker-{}", config.lane)).spawn({
+            let (stats, mailbox, stop) = (stats.clone(), mailbox.clone(), stop.clone());
+            move || {
+                let begin = || {
+                    // Signals belong to the control thread.
+                    nix::sys::signal::SigSet::all().thread_block()?;
+                    if let Some(cpu) = config.cpu {
+                        pin(cpu)?;
+                    }
+                    Ring::new(port.as_fd(), underlay.as_fd(), stop.as_fd())
+                };
+                let ring = match begin() {
+                    Ok(ring) => ring,
+                    Err(error) => return ready.send(Err(error)).unwrap_or(()),
+                };
+                let events = shared.events.clone();
+                let mut state = State::new(&config, ring, port.as_fd(), shared, stats, mailbox, table);
+                let _ = ready.send(Ok(()));
+                if let Err(error) = state.run() {
+                    // The queue may be full of other news; this one must get through.
+                    let mut event = Event::Failed(error.to_string());
+                    while let Err(again) = events.try_push(event) {
+                        event = again;
+                        events.signal();
+                        std::thread::sleep(std::time::Duration::from_millis(10));
+                    }
+                    events.signal();
+                }
+            }
+        })?;
+        match started.recv() {
+            Ok(Ok(())) => Ok(Worker { stats, mailbox, thread: Some(thread), stop }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(io::Error::other("the worker thread ended before it began")),
+        }
+    }
+}
+
+impl Drop for Worker {
+    /// Ends the worker after its current batch and waits for it.
+    fn drop(&mut self) {
+        if let (Some(thread), Ok(_)) = (self.thread.take(), self.stop.write(1)) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = nix::sched::CpuSet::new();
+    set.set(cpu)?;
+    nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &set)?;
+    Ok(())
+}
+
+/// The gateway's clock, read once per batch.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    ms: u64,
+}
+
+impl Now {
+    fn seconds(self) -> u32 {
+        (self.ms / 1000) as u32
+    }
+}
+
+/// What both directions use.
+struct Context<'a> {
+    ring: Ring,
+    port: std::os::fd::BorrowedFd<'a>,
+    macs: Arc<MacTable>,
+    table: Arc<PeerTable>,
+    stats: Arc<WorkerStats>,
+    news: News,
+    now: Now,
+    lane: u8,
+    network: u32,
+}
+
+impl Context<'_> {
+    fn count(&self, ending: Ending) {
+        self.stats.counters.add(ending, 1);
+    }
+
+    fn peer_stats(&self, peer: PeerId) -> Option<&PeerCounters> {
+        self.stats.peers.get(peer.index()).map(|p| &**p)
+    }
+}
+
+/// Events to the control thread, signalled once per batch.
+struct News {
+    events: Arc<Events>,
+    stats: Arc<WorkerStats>,
+    pending: bool,
+    /// Learn events of this second, by hash: a burst of frames from a new MAC is one event, not one each.
+    recent: [u64; 256],
+    recent_second: u32,
+}
+
+impl News {
+    fn push(&mut self, event: Event) -> bool {
+        self.pending = true;
+        self.events.push(event)
+    }
+
+    fn learn(&mut self, learn: Learn, now: Now) {
+        if self.recent_second != now.seconds() {
+            self.recent_second = now.seconds();
+            self.recent.fill(0);
+        }
+        let mark = learn.mark();
+        let place = &mut self.recent[(mark >> 56) as usize];
+        if *place == mark {
+            return;
+        }
+        *place = mark;
+        if !self.push(Event::Learn(learn)) {
+            bump(&self.stats.learn_lost, 1);
+            self.recent[(mark >> 56) as usize] = 0;
+        }
+    }
+
+    fn signal(&mut self) {
+        if std::mem::take(&mut self.pending) {
+            self.events.signal();
+        }
+    }
+}
+
+struct State<'a> {
+    context: Context<'a>,
+    egress: Egress,
+    ingress: Ingress,
+    mailbox: Arc<Mailbox<PeerTable>>,
+    epoch: Instant,
+}
+
+impl<'a> State<'a> {
+    fn new(
+        config: &WorkerConfig,
+        ring: Ring,
+        port: std::os::fd::BorrowedFd<'a>,
+        shared: Shared,
+        stats: Arc<WorkerStats>,
+        mailbox: Arc<Mailbox<PeerTable>>,
+        table: Arc<PeerTable>,
+    ) -> State<'a> {
+        let peers = table.peers.len();
+        let news =
+            News { events: shared.events, stats: stats.clone(), pending: false, recent: [0; 256], recent_second: 0 };
+        State {
+            context: Context {
+                ring,
+                port,
+                macs: shared.macs,
+                table,
+                stats,
+                news,
+                now: Now { ms: 0 },
+                lane: config.lane,
+                network: config.network,
+            },
+            egress: Egress::new(peers, config.flood_rate),
+            ingress: Ingress::new(peers),
+            mailbox,
+            epoch: config.epoch,
+        }
+    }
+
+    /// Until it is told to stop. The steps are those of ARCHITECTURE.md.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            self.context.ring.submit_and_wait()?;
+            self.mailbox.refresh(&mut self.context.table);
+            self.context.now = Now { ms: self.epoch.elapsed().as_millis() as u64 };
+            let mut stop = false;
+            while let Some(arrival) = self.context.ring.next_arrival() {
+                match arrival {
+                    // (1) to (5)
+                    Arrival::Frame { buffer, len } => {
+                        self.egress.frame(&mut self.context, buffer, len)?;
+                        self.context.ring.port_pool.release(buffer);
+                    }
+                    // (7) to (11)
+                    Arrival::Train { buffer, len } => {
+                        self.ingress.train(&mut self.context, buffer, len)?;
+                        self.context.ring.underlay_pool.release(buffer);
+                    }
+                    Arrival::Stop => stop = true,
+                }
+            }
+            self.egress.flush(&mut self.context)?; // (6)
+            self.ingress.flush(&mut self.context)?; // (12)
+            self.settle();
+            self.context.news.signal();
+            if stop {
+                self.context.ring.submit_now()?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Counts what the kernel took and what it refused.
+    fn settle(&mut self) {
+        let Context { ring, stats, news, .. } = &mut self.context;
+        for (peer, octets) in ring.written() {
+            ingress::account_delivery(stats, peer, octets);
+        }
+        for refusal in ring.refusals() {
+            let ending = match (refusal.port, refusal.errno) {
+                (true, libc::EIO) => Ending::PortDown,
+                (true, _) => Ending::PortRefused,
+                (false, libc::EMSGSIZE) => {
+                    news.push(Event::TooBig(refusal.peer));
+                    Ending::SendTooBig
+                }
+                (false, libc::EAGAIN | libc::ENOBUFS) => Ending::SendQueueFull,
+                (false, _) => Ending::SendUnreachable,
+            };
+            stats.counters.add(ending, refusal.frames);
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The ipop program.
+fn main() {}
