@@ -1,1 +1,13 @@
-//! Placeholder while the crate is written.
+//! The control thread: config, links to peers, ARP and neighbour discovery as RPC, ages, and the control socket.
+
+pub mod action;
+pub mod admin;
+pub mod config;
+pub mod gateway;
+mod json;
+pub mod link;
+pub mod macs;
+pub mod path_mtu;
+pub mod report;
+pub mod resolution;
+pub mod rpc;

@@ -120,6 +120,11 @@ impl Vlan {
         self.0 & 0xfff
     }
 
+    /// True for an 802.1ad service VLAN.
+    pub fn is_service(self) -> bool {
+        self.0 & Self::SERVICE != 0
+    }
+
     /// The 13 bits of the domain as they stand in a table key or an RPC message.
     pub fn bits(self) -> u16 {
         self.0

@@ -110,8 +110,7 @@ impl<'a> Frame<'a> {
     /// True for a frame with at most one customer tag: what ARP and neighbour discovery are understood in.
     /// With more tags the frame belongs to somebody's provider network and is carried unseen.
     pub fn is_plain(&self) -> bool {
-        self.l3 == ETHERNET_HEADER_LEN
-            || (self.l3 == ETHERNET_HEADER_LEN + VLAN_TAG_LEN && self.vlan == Vlan::customer(self.vlan.vid()))
+        self.l3 == ETHERNET_HEADER_LEN || (self.l3 == ETHERNET_HEADER_LEN + VLAN_TAG_LEN && !self.vlan.is_service())
     }
 }
 
@@ -121,7 +120,7 @@ pub fn emit_header(out: &mut Vec<u8>, dst: MacAddr, src: MacAddr, vlan: Vlan, et
     if vlan == Vlan::UNTAGGED {
         out.extend_from_slice(header(ethertype).as_bytes());
     } else {
-        let tpid = if vlan == Vlan::customer(vlan.vid()) { ethertype::VLAN } else { ethertype::SERVICE_VLAN };
+        let tpid = if vlan.is_service() { ethertype::SERVICE_VLAN } else { ethertype::VLAN };
         out.extend_from_slice(header(tpid).as_bytes());
         let tag = VlanTag { control: U16::new(vlan.vid()), ethertype: U16::new(ethertype) };
         out.extend_from_slice(tag.as_bytes());

@@ -1,2 +1,124 @@
-//! The ipop program.
-fn main() {}
+//! `ipop`: a layer-2 overlay switch. Runs a gateway, checks its config, shows what a running one does.
+
+mod client;
+mod show;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use ipop_control::config::{Config, DEFAULT_CONTROL_SOCKET};
+use tracing_subscriber::EnvFilter;
+
+/// Layer-2 overlay switch: joins the Linux bridges of several hosts into one segment.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a gateway until SIGTERM or SIGINT.
+    Run(RunArgs),
+    /// Check a config file without starting anything.
+    Check {
+        /// The config file (JSON).
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Show the gateway: settings, what passed, what was dropped and why.
+    Status(Query),
+    /// Show the other gateways: state, path MTU, traffic.
+    Peers(Query),
+    /// Show which MAC address is where.
+    Macs(Query),
+    /// Show the ARP and neighbour discovery table.
+    Arp(Query),
+    /// Show the last messages exchanged with peers.
+    Rpc(Query),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The config file (JSON).
+    #[arg(long)]
+    config: PathBuf,
+    /// What to log: error, warn, info, debug (each message between gateways), or a filter of the tracing crate.
+    #[arg(long, default_value = "info", env = "IPOP_LOG")]
+    log: String,
+}
+
+#[derive(Args)]
+struct Query {
+    /// As JSON, for programs.
+    #[arg(long)]
+    json: bool,
+    /// Control socket of the gateway.
+    #[arg(long, default_value = DEFAULT_CONTROL_SOCKET)]
+    socket: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Check { config } => check(&config),
+        Command::Status(query) => show(&query, "status", show::status),
+        Command::Peers(query) => show(&query, "peers", show::peers),
+        Command::Macs(query) => show(&query, "macs", show::macs),
+        Command::Arp(query) => show(&query, "arp", show::arp),
+        Command::Rpc(query) => show(&query, "rpc", show::rpc),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("ipop: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &RunArgs) -> Result<(), String> {
+    let filter = EnvFilter::try_new(&args.log).map_err(|e| format!("--log {}: {e}", args.log))?;
+    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(colour)
+        .init();
+    let config = Config::load(&args.config).map_err(|e| e.to_string())?;
+    ipop_control::gateway::run(config, || tracing::info!("ready")).map_err(|e| e.to_string())
+}
+
+fn check(path: &std::path::Path) -> Result<(), String> {
+    let config = Config::load(path).map_err(|e| e.to_string())?;
+    for warning in &config.warnings {
+        eprintln!("ipop: warning: {warning}");
+    }
+    let bridge = config.bridge.as_deref().unwrap_or("(attach it by hand)");
+    println!("{}: good", path.display());
+    println!("  port   {} in bridge {bridge}", config.tap);
+    println!("  listen {} (network {})", config.listen, config.network);
+    for peer in &config.peers {
+        println!("  peer   {} at {}", peer.name, peer.address);
+    }
+    Ok(())
+}
+
+fn show<T: serde::de::DeserializeOwned>(query: &Query, command: &str, render: fn(&T) -> String) -> Result<(), String> {
+    let value = client::ask(&query.socket, command)?;
+    let text = if query.json {
+        serde_json::to_string_pretty(&value).map_err(|e| e.to_string())? + "\n"
+    } else {
+        let report = serde_json::from_value(value)
+            .map_err(|e| format!("the gateway is of another version and answers in another form ({e}); try --json"))?;
+        render(&report)
+    };
+    // Not print!: a closed pipe (`ipop macs | head`) is no reason to panic.
+    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,234 @@
+//! The control socket: one JSON object per line in, one per line out.
+//!
+//! `{"command":"status"}` is answered with the structure of [`crate::report`], anything else with `{"error":"…"}`.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use mio::net::{UnixListener, UnixStream};
+use mio::{Interest, Registry, Token};
+use serde_json::{Value, json};
+
+/// Clients at a time.
+const MAX_CLIENTS: usize = 32;
+/// A request is one short line.
+const MAX_REQUEST: usize = 4096;
+/// A client that neither asks nor reads for so long is closed.
+const IDLE_MS: u64 = 30_000;
+
+/// What can be asked.
+pub const COMMANDS: &[&str] = &["status", "peers", "macs", "arp", "rpc"];
+
+/// Why there is no control socket, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Somebody answers there.
+    #[error("another ipop answers on {}: stop it, or choose another \"control_socket\"", .0.display())]
+    InUse(PathBuf),
+    /// The path is something else.
+    #[error("{} is there and is not a socket: choose another \"control_socket\"", .0.display())]
+    NotASocket(PathBuf),
+    /// Another call failed.
+    #[error("cannot create the control socket {}: {error}", path.display())]
+    Call {
+        /// The socket.
+        path: PathBuf,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    active_ms: u64,
+}
+
+/// The listening socket and its clients.
+pub struct Admin {
+    path: PathBuf,
+    listener: UnixListener,
+    clients: Vec<Option<Client>>,
+    /// Tokens from this one on are clients'.
+    first: usize,
+}
+
+impl Admin {
+    /// Listens on `path`, mode 0660. A socket that a killed process left is replaced, a live one is not.
+    pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+        use std::os::unix::fs::FileTypeExt;
+        let call = |error| AdminError::Call { path: path.to_owned(), error };
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
+            std::fs::create_dir_all(parent).map_err(call)?;
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(AdminError::NotASocket(path.to_owned())),
+            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(call)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(call(e)),
+                Ok(_) => return Err(AdminError::InUse(path.to_owned())),
+            },
+            Err(_) => {}
+        }
+        // Nobody may connect between bind and chmod.
+        let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path).map_err(call);
+        nix::sys::stat::umask(mask);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(call)?;
+        listener
+    }
+
+    /// Serves `listener` under `token`; clients get the tokens from `first` on.
+    pub fn new(
+        path: &Path,
+        mut listener: UnixListener,
+        registry: &Registry,
+        token: Token,
+        first: usize,
+    ) -> io::Result<Admin> {
+        registry.register(&mut listener, token, Interest::READABLE)?;
+        let clients = (0..MAX_CLIENTS).map(|_| None).collect();
+        Ok(Admin { path: path.to_owned(), listener, clients, first })
+    }
+
+    /// The listener is readable.
+    pub fn accept(&mut self, registry: &Registry, now_ms: u64) {
+        // Errors of one client, or too many open files, must not end the gateway: they wait for the next event.
+        while let Ok((mut stream, _)) = self.listener.accept() {
+            let Some(place) = self.clients.iter().position(Option::is_none) else {
+                let _ = stream.write_all(b"{\"error\":\"too many clients\"}\n");
+                continue;
+            };
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            if registry.register(&mut stream, Token(self.first + place), interest).is_ok() {
+                let (input, output) = (Vec::new(), Vec::new());
+                self.clients[place] = Some(Client { stream, input, output, active_ms: now_ms });
+            }
+        }
+    }
+
+    /// Something happened to the client with this token. `answer` gives the response to a command, `None` for an
+    /// unknown one.
+    pub fn serve(&mut self, token: Token, now_ms: u64, mut answer: impl FnMut(&str) -> Option<Value>) {
+        let Some(place) = token.0.checked_sub(self.first) else { return };
+        let Some(slot) = self.clients.get_mut(place) else { return };
+        let keep = slot.as_mut().is_some_and(|client| {
+            client.active_ms = now_ms;
+            let open = client.read(&mut answer);
+            client.flush() && (open || !client.output.is_empty())
+        });
+        if !keep {
+            // Closing the descriptor takes it out of the poll as well.
+            *slot = None;
+        }
+    }
+
+    /// Closes clients that have been idle for long.
+    pub fn expire(&mut self, now_ms: u64) {
+        for slot in &mut self.clients {
+            if slot.as_ref().is_some_and(|client| now_ms - client.active_ms >= IDLE_MS) {
+                *slot = None;
+            }
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Client {
+    /// Reads and answers whole lines; false at the end of the stream or after nonsense.
+    fn read(&mut self, answer: &mut impl FnMut(&str) -> Option<Value>) -> bool {
+        let mut chunk = [0; 1024];
+        loop {
+            // One who asks without reading the answers has to wait.
+            if !self.output.is_empty() && !self.flush() {
+                return false;
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(len) => self.input.extend_from_slice(&chunk[..len]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return false,
+            }
+            while let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                self.respond(&reply_to(&line, answer));
+            }
+            if self.input.len() > MAX_REQUEST {
+                self.respond(&json!({"error": format!("a request is one line of at most {MAX_REQUEST} octets")}));
+                return false;
+            }
+        }
+    }
+
+    fn respond(&mut self, value: &Value) {
+        self.output.extend_from_slice(value.to_string().as_bytes());
+        self.output.push(b'\n');
+    }
+
+    /// Writes what can be written; false if the client is gone.
+    fn flush(&mut self) -> bool {
+        while !self.output.is_empty() {
+            match self.stream.write(&self.output) {
+                Ok(0) => return false,
+                Ok(len) => drop(self.output.drain(..len)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+}
+
+fn reply_to(line: &[u8], answer: &mut impl FnMut(&str) -> Option<Value>) -> Value {
+    let request: Value = match serde_json::from_slice(line) {
+        Ok(request) => request,
+        Err(e) => return json!({"error": format!("not JSON: {e}; a request is {{\"command\":\"status\"}}")}),
+    };
+    let Some(command) = request.get("command").and_then(Value::as_str) else {
+        return json!({"error": "no \"command\"; a request is {\"command\":\"status\"}"});
+    };
+    answer(command).unwrap_or_else(
+        || json!({"error": format!("unknown command \"{command}\"; there are: {}", COMMANDS.join(", "))}),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(line: &str) -> String {
+        reply_to(line.as_bytes(), &mut |command| (command == "status").then(|| json!({"ok": 1}))).to_string()
+    }
+
+    #[test]
+    fn requests_and_nonsense() {
+        assert_eq!(reply(r#"{"command":"status"}"#), r#"{"ok":1}"#);
+        assert!(reply("hello").contains("not JSON"));
+        assert!(reply("{}").contains("no \\\"command\\\""));
+        assert!(reply(r#"{"command":"frobnicate"}"#).contains("there are: status, peers, macs, arp, rpc"));
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/ipop.sock");
+        let live = Admin::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert!(matches!(Admin::bind(&path), Err(AdminError::InUse(_))));
+        drop(live);
+        assert!(Admin::bind(&path).is_ok());
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(matches!(Admin::bind(&file), Err(AdminError::NotASocket(_))));
+    }
+}

@@ -1,0 +1,90 @@
+//! The names of the keys: ours, and those of IPOP that mean nothing here.
+
+/// Keys of the file.
+pub(super) const TOP: &[&str] = &[
+    "switchmode",
+    "name",
+    "tap",
+    "bridge",
+    "mtu",
+    "listen",
+    "sec",
+    "private_key_file",
+    "network",
+    "peers",
+    "arp_expiry",
+    "mac_expiry",
+    "max_macs",
+    "flood_rate",
+    "workers",
+    "cpus",
+    "control_socket",
+];
+
+/// Keys of an entry in `peers`.
+pub(super) const PEER: &[&str] = &["name", "address", "public_key"];
+
+/// What stands here in the place of a key of IPOP's controllers.
+pub(super) fn replaced(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "xmpp_username" | "xmpp_password" | "xmpp_host" | "xmpp_port" => "\"peers\" lists the other gateways",
+        "stun" | "turn" | "turn_user" | "turn_pass" => "peers are reached directly, by the \"address\" in \"peers\"",
+        "ip4" | "ip4_mask" | "ip6" | "ip6_mask" | "ip6_prefix" | "subnet_mask" | "default_gw" => {
+            "the port has no address of its own; containers have theirs, or get them by DHCP over the segment"
+        }
+        "tap_name" => "write \"tap\"",
+        "local_uid" | "uid_size" => "write \"name\"",
+        "svpn_port" | "contr_port" | "localhost" | "localhost6" => {
+            "dataplane and control are one process; \"control_socket\" is the way in"
+        }
+        "tincan_logging" | "controller_logging" => "the option --log sets the level",
+        "icc" | "icc_port" => "\"listen\" is the one UDP port between gateways",
+        "on-demand_connection" | "on-demand_inactive_timeout" | "trim_enabled" | "multihop" => {
+            "every gateway keeps a link to every peer"
+        }
+        "router_mode" => "nothing is routed; this is a switch",
+        "arp_cache" => "ARP is always answered from the table; \"arp_expiry\" says for how long",
+        "wait_time" | "buf_size" | "statreport" | "stat_report" => "there is nothing to set",
+        _ => return None,
+    })
+}
+
+/// The known key that is nearest to `key`, if one is near.
+pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let best = known.iter().min_by_key(|name| distance(key, name))?;
+    (distance(key, best) <= 1 + key.len() / 4).then_some(best)
+}
+
+/// Levenshtein distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = (diagonal + usize::from(x != *y)).min(row[j] + 1).min(row[j + 1] + 1);
+            diagonal = std::mem::replace(&mut row[j + 1], cost);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_key() {
+        assert_eq!(nearest("brigde", TOP), Some("bridge"));
+        assert_eq!(nearest("arp_expire", TOP), Some("arp_expiry"));
+        assert_eq!(nearest("frobnicate", TOP), None);
+    }
+
+    #[test]
+    fn distances() {
+        for (a, b, d) in [("", "abc", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
+            assert_eq!(distance(a, b), d);
+        }
+    }
+}

@@ -1,0 +1,497 @@
+//! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
+
+mod post;
+mod view;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipop_dataplane::addr::{MacAddr, PeerId};
+use ipop_dataplane::ending::{Counters, Ending};
+use ipop_dataplane::event::{Event, Events, Wake};
+use ipop_dataplane::mac_table::MacTable;
+use ipop_dataplane::peers::{PeerTable, same_address};
+use ipop_dataplane::tap::{Tap, TapError, mtu_of};
+use ipop_dataplane::underlay::{self, UnderlayError};
+use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
+use mio::unix::SourceFd;
+use mio::{Interest, Poll, Token, Waker};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use tracing::{debug, info, warn};
+
+use crate::action::Action;
+use crate::admin::{Admin, AdminError};
+use crate::config::Config;
+use crate::link::{Handshake, Link, LinkEvent};
+use crate::macs::Macs;
+use crate::path_mtu::PathMtu;
+use crate::report::RpcMessage;
+use crate::resolution::{Resolver, Step};
+use crate::rpc::Message;
+
+const EVENTS: Token = Token(0);
+const SIGNALS: Token = Token(1);
+const ADMIN: Token = Token(2);
+const FIRST_CLIENT: usize = 16;
+
+/// Between two looks at the clock while something is under way, and while nothing is.
+const BUSY_TICK: Duration = Duration::from_millis(100);
+const IDLE_TICK: Duration = Duration::from_secs(1);
+/// Events taken from the workers before the loop looks at other things.
+const EVENTS_PER_TURN: usize = 512;
+/// Messages that `ipop rpc` remembers.
+const RPC_LOG: usize = 256;
+
+/// Why the gateway did not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The port.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The UDP socket.
+    #[error(transparent)]
+    Underlay(#[from] UnderlayError),
+    /// The control socket.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// A worker did not start.
+    #[error(
+        "worker {lane} cannot start: {error}; io_uring must be allowed (sysctl kernel.io_uring_disabled=0, \
+         no seccomp filter against it) and be that of Linux 6.1 or later"
+    )]
+    Worker {
+        /// Which.
+        lane: u8,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+    /// A worker had to stop.
+    #[error("a worker had to stop: {0}; was the TAP device deleted?")]
+    WorkerFailed(String),
+    /// Another call failed.
+    #[error("{what}: {error}")]
+    Call {
+        /// The operation.
+        what: &'static str,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+fn call(what: &'static str) -> impl Fn(io::Error) -> GatewayError {
+    move |error| GatewayError::Call { what, error }
+}
+
+struct MioWake(Waker);
+
+impl Wake for MioWake {
+    fn wake(&self) {
+        // Fails only when the eventfd is gone, and then the control thread is too.
+        let _ = self.0.wake();
+    }
+}
+
+/// A running gateway.
+pub struct Gateway {
+    config: Config,
+    uid: String,
+    epoch: Instant,
+    links: Vec<Link>,
+    macs: Macs,
+    resolver: Resolver,
+    /// Endings that the control thread decides.
+    counters: Counters,
+    rpc_log: VecDeque<RpcMessage>,
+    /// Something in the workers' table of peers has changed.
+    table_changed: bool,
+    next_second_ms: u64,
+    /// When a stranger's hello may be logged again.
+    stranger_log_ms: u64,
+    bridge_missing: bool,
+    events: Arc<Events>,
+    udp: std::net::UdpSocket,
+    // Workers end before the port and the sockets that they use go away.
+    workers: Vec<Worker>,
+    tap: Tap,
+}
+
+/// Runs a gateway until SIGTERM or SIGINT. `ready` is called once everything works.
+pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
+    // Blocked in every thread that is started from here on; they are read from a descriptor instead.
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block().map_err(|e| call("blocking signals")(e.into()))?;
+    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| call("signalfd")(e.into()))?;
+
+    let listener = Admin::bind(&config.control_socket)?;
+    let mut poll = Poll::new().map_err(call("epoll"))?;
+    let registry = poll.registry().try_clone().map_err(call("epoll"))?;
+    registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
+    let mut admin =
+        Admin::new(&config.control_socket, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
+    let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
+    let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))))?;
+    ready();
+
+    let mut happened = mio::Events::with_capacity(64);
+    let mut more = false;
+    loop {
+        let timeout = if more { Duration::ZERO } else { gateway.next_tick() };
+        match poll.poll(&mut happened, Some(timeout)) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(call("epoll_wait")(e)),
+            _ => {}
+        }
+        let now_ms = gateway.now_ms();
+        for event in &happened {
+            match event.token() {
+                EVENTS => {}
+                SIGNALS => {
+                    if let Ok(Some(signal)) = signal_fd.read_signal() {
+                        info!("stopping: signal {}", signal.ssi_signo);
+                        gateway.say_goodbye();
+                        return Ok(());
+                    }
+                }
+                ADMIN => admin.accept(&registry, now_ms),
+                client => admin.serve(client, now_ms, |command| gateway.report(command)),
+            }
+        }
+        more = gateway.take_events(now_ms)?;
+        gateway.tick(now_ms);
+        admin.expire(now_ms);
+    }
+}
+
+impl Gateway {
+    fn start(config: Config, events: Events) -> Result<Gateway, GatewayError> {
+        let epoch = Instant::now();
+        let events = Arc::new(events);
+        let random: [u8; 64] = random().map_err(call("reading /dev/urandom"))?;
+        let seed = [u64_at(&random, 0), u64_at(&random, 8)];
+        let uid: String = random[16..32].iter().map(|b| format!("{b:02x}")).collect();
+        let tap_mac = [random[32], random[33], random[34], random[35], random[36]];
+        // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
+        let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
+
+        let tap = Tap::create(&config.tap, config.workers, tap_mac)?;
+        if let Some(mtu) = config.mtu {
+            tap.set_mtu(mtu)?;
+        }
+        let mut sockets = underlay::bind(config.listen, config.workers)?;
+        let udp = sockets[0].try_clone().map_err(call("dup"))?;
+        let links: Vec<Link> = config
+            .peers
+            .iter()
+            .enumerate()
+            .map(|(index, peer)| {
+                let random = u64_at(&random, 42).rotate_left(index as u32 * 7) as u16 ^ index as u16;
+                Link::new(PeerId(index as u16), peer.name.clone(), peer.address, random)
+            })
+            .collect();
+        let (table, writer) = MacTable::new(config.max_macs, seed);
+        let shared = Shared { macs: table, events: events.clone() };
+        let mut gateway = Gateway {
+            resolver: Resolver::new(uid.clone(), own_mac, config.arp_expiry),
+            macs: Macs::new(writer, config.mac_expiry),
+            uid,
+            epoch,
+            links,
+            counters: Counters::default(),
+            rpc_log: VecDeque::with_capacity(RPC_LOG),
+            table_changed: false,
+            next_second_ms: 0,
+            stranger_log_ms: 0,
+            bridge_missing: false,
+            events,
+            udp,
+            workers: Vec::new(),
+            tap,
+            config,
+        };
+        let peers = Arc::new(gateway.peer_table());
+        for (lane, socket) in sockets.drain(..).enumerate() {
+            let worker = WorkerConfig {
+                lane: lane as u8,
+                cpu: gateway.config.cpus.get(lane).copied(),
+                network: gateway.config.network,
+                flood_rate: gateway.config.flood_rate,
+                epoch,
+            };
+            let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;
+            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())
+                .map_err(|error| GatewayError::Worker { lane: lane as u8, error })?;
+            gateway.workers.push(worker);
+        }
+        // Last: from here on guests' frames come in.
+        if let Some(bridge) = gateway.config.bridge.clone() {
+            gateway.follow_bridge_mtu(&bridge);
+            gateway.tap.attach_to(&bridge)?;
+        }
+        gateway.log_start();
+        Ok(gateway)
+    }
+
+    fn log_start(&self) {
+        let Config { name, tap, listen, peers, arp_expiry, mac_expiry, workers, cpus, network, .. } = &self.config;
+        for warning in &self.config.warnings {
+            warn!("{warning}");
+        }
+        info!(
+            "gateway '{name}' {} uid {}: port {tap} ({}, MTU {}) in bridge {}, UDP {listen}, network {network}, \
+             {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",
+            env!("CARGO_PKG_VERSION"),
+            self.uid,
+            self.tap.mac(),
+            self.tap.mtu().unwrap_or(0),
+            self.config.bridge.as_deref().unwrap_or("(attach it by hand)"),
+            peers.len(),
+            if cpus.is_empty() { String::new() } else { format!(" on cores {cpus:?}") },
+            self.config.control_socket.display(),
+        );
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    fn next_tick(&self) -> Duration {
+        let busy = self.resolver.is_busy()
+            || self.macs.is_contested()
+            || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
+        if busy { BUSY_TICK } else { IDLE_TICK }
+    }
+
+    /// Handles what the workers have left; true if there may be more.
+    fn take_events(&mut self, now_ms: u64) -> Result<bool, GatewayError> {
+        self.events.acknowledge();
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.events.pop() else { return Ok(false) };
+            match event {
+                Event::Resolution(bytes, checksum_pending) => {
+                    let result = self.step(now_ms, |r, step| r.from_port(&bytes, checksum_pending, step));
+                    if let Err(ending) = result {
+                        self.counters.add(ending, 1);
+                    }
+                }
+                Event::Learn(learn) => {
+                    // News of a peer that has gone down meanwhile is stale.
+                    let stale = match learn.at {
+                        ipop_dataplane::mac_table::Owner::Peer(peer) => !self.is_up(peer),
+                        ipop_dataplane::mac_table::Owner::Local => false,
+                    };
+                    if !stale {
+                        self.step(now_ms, |resolver, step| resolver.learned(learn, step));
+                    }
+                }
+                Event::Message(peer, bytes) => self.take_message(peer, &bytes, now_ms),
+                Event::Handshake(from, bytes) => self.take_handshake(from, &bytes, now_ms),
+                Event::TooBig(peer) => self.path_refused(peer, now_ms),
+                Event::Failed(error) => return Err(GatewayError::WorkerFailed(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_message(&mut self, peer: PeerId, bytes: &[u8], now_ms: u64) {
+        let Some(link) = self.links.get_mut(peer.index()) else { return };
+        if !link.messages.allow(now_ms) {
+            return self.counters.add(Ending::RpcRate, 1);
+        }
+        let Some(message) = Message::parse(bytes).filter(|_| link.is_up()) else {
+            return self.counters.add(Ending::RpcRefused, 1);
+        };
+        match message {
+            Message::Probe(size) => self.send_message(peer, &Message::ProbeReply(size)),
+            Message::ProbeReply(size) => {
+                let changed = link.path.as_mut().is_some_and(|path| path.acknowledged(usize::from(size), now_ms));
+                if changed {
+                    info!("path to {} carries {size} octets of UDP payload", link.name());
+                    self.table_changed = true;
+                }
+            }
+            message => {
+                self.remember("received", peer_name(&self.links, peer), &message);
+                self.step(now_ms, |resolver, step| resolver.from_peer(peer, &message, step));
+            }
+        }
+    }
+
+    fn take_handshake(&mut self, from: SocketAddr, bytes: &[u8], now_ms: u64) {
+        let Some(handshake) = Handshake::parse(bytes) else {
+            return self.counters.add(Ending::HandshakeRefused, 1);
+        };
+        let (Handshake::Hello { uid, .. } | Handshake::Bye { uid, .. }) = &handshake;
+        let own = *uid == self.uid;
+        let link = self.links.iter_mut().find(|link| same_address(link.address(), from));
+        let Some(link) = link.filter(|_| !own) else {
+            self.counters.add(Ending::HandshakeRefused, 1);
+            if now_ms >= self.stranger_log_ms {
+                self.stranger_log_ms = now_ms + 60_000;
+                if own {
+                    warn!("the peer at {from} is this gateway itself; take it out of \"peers\"");
+                } else {
+                    warn!("a hello from {from}, which is the address of no peer in the config; it is ignored");
+                }
+            }
+            return;
+        };
+        let fresh = random().map_or(now_ms as u16, u16::from_ne_bytes);
+        let id = link.id();
+        let (event, answer) = link.heard(&handshake, now_ms, fresh);
+        self.table_changed = true;
+        if let Some(event) = event {
+            self.link_changed(id, &event, now_ms);
+        }
+        if answer {
+            self.send_hello(id);
+        }
+    }
+
+    fn link_changed(&mut self, id: PeerId, event: &LinkEvent, now_ms: u64) {
+        let listen = self.config.listen;
+        let Some(link) = self.links.get_mut(id.index()) else { return };
+        let (name, address) = (link.name().to_owned(), link.address());
+        match event {
+            LinkEvent::Up => {
+                // Without a route there is no size to start from; the least that must work is then where it ends, too.
+                let kernel = underlay::path_payload(listen, address).unwrap_or(0);
+                link.path = Some(PathMtu::new(kernel, now_ms));
+                let (uid, remote) = link.identity().unwrap_or_default();
+                info!("peer {name} is up: {address}, calls itself '{remote}', uid {uid}");
+                self.resolver.peer_came();
+            }
+            LinkEvent::Down(why) => {
+                warn!("peer {name} is down: {why}");
+                self.forget_peer(id);
+            }
+            LinkEvent::Restarted => {
+                info!("peer {name} has restarted");
+                link.path = None;
+                self.forget_peer(id);
+            }
+        }
+        self.table_changed = true;
+    }
+
+    fn forget_peer(&mut self, id: PeerId) {
+        self.macs.flush(id);
+        self.resolver.flush(id);
+    }
+
+    fn path_refused(&mut self, peer: PeerId, now_ms: u64) {
+        let listen = self.config.listen;
+        let Some(link) = self.links.get_mut(peer.index()) else { return };
+        let kernel = underlay::path_payload(listen, link.address()).unwrap_or(0);
+        if link.path.as_mut().is_some_and(|path| path.too_big(kernel, now_ms)) {
+            info!("path to {} became smaller; looking for what it carries", link.name());
+            self.table_changed = true;
+        }
+    }
+
+    fn tick(&mut self, now_ms: u64) {
+        for index in 0..self.links.len() {
+            let id = PeerId(index as u16);
+            let received = self.workers.iter().map(|w| view::load(&w.stats.peers[index].rx_datagrams)).sum();
+            let (event, hello) = self.links[index].tick(now_ms, received);
+            if let Some(event) = event {
+                self.link_changed(id, &event, now_ms);
+            }
+            if hello {
+                self.send_hello(id);
+            }
+            let before = self.links[index].path.as_ref().map(PathMtu::size);
+            if let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
+                self.send_probe(id, size);
+            }
+            self.table_changed |= before != self.links[index].path.as_ref().map(PathMtu::size);
+        }
+        self.step(now_ms, |resolver, step| resolver.tick(step));
+        if now_ms >= self.next_second_ms {
+            self.next_second_ms = now_ms + 1000;
+            self.macs.expire(now_ms);
+            self.keep_in_bridge();
+        }
+        if std::mem::take(&mut self.table_changed) {
+            let table = Arc::new(self.peer_table());
+            for worker in &self.workers {
+                worker.mailbox.publish(table.clone());
+            }
+        }
+    }
+
+    /// A bridge that was made anew (lxc-net restarts so) gets its port back.
+    fn keep_in_bridge(&mut self) {
+        let Some(bridge) = self.config.bridge.clone() else { return };
+        self.follow_bridge_mtu(&bridge);
+        match self.tap.attach_to(&bridge) {
+            Ok(attached) => {
+                if attached {
+                    info!("{} is a port of {bridge} again", self.tap.name());
+                }
+                self.bridge_missing = false;
+            }
+            Err(error) if !self.bridge_missing => {
+                warn!("{error}; trying again every second");
+                self.bridge_missing = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The port takes every frame that the bridge's other ports may have.
+    fn follow_bridge_mtu(&self, bridge: &str) {
+        if self.config.mtu.is_some() {
+            return;
+        }
+        if let (Ok(wanted), Ok(mtu)) = (mtu_of(bridge), self.tap.mtu())
+            && wanted != mtu
+            && self.tap.set_mtu(wanted).is_ok()
+        {
+            debug!("{} has the MTU of {bridge} now: {wanted}", self.tap.name());
+        }
+    }
+
+    fn is_up(&self, peer: PeerId) -> bool {
+        self.links.get(peer.index()).is_some_and(Link::is_up)
+    }
+
+    fn peer_table(&self) -> PeerTable {
+        PeerTable::new(self.links.iter().map(|link| link.view(self.socket_address(link.address()))).collect())
+    }
+
+    /// Runs a step of the resolver and does what it asks for.
+    fn step<T>(&mut self, now_ms: u64, run: impl FnOnce(&mut Resolver, &mut Step<'_>) -> T) -> T {
+        let mut out: Vec<Action> = Vec::new();
+        let peers_up = self.links.iter().filter(|link| link.is_up()).count();
+        let mut step = Step { now_ms, macs: &mut self.macs, peers_up, out: &mut out };
+        let result = run(&mut self.resolver, &mut step);
+        for action in out {
+            self.perform(action);
+        }
+        result
+    }
+}
+
+fn peer_name(links: &[Link], peer: PeerId) -> String {
+    links.get(peer.index()).map_or_else(|| format!("peer {}", peer.0), |link| link.name().to_owned())
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    use std::io::Read;
+    let mut bytes = [0; N];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn u64_at(bytes: &[u8; 64], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_ne_bytes(word)
+}

@@ -1,0 +1,138 @@
+//! What the control thread sends: handshakes, messages and frames to peers, frames to the port.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+
+use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::datagram::{CONTROL_LANE, DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, record};
+use ipop_dataplane::ending::Ending;
+use ipop_dataplane::peers::MIN_DATAGRAM;
+use ipop_dataplane::tap::write_frame;
+use ipop_dataplane::wire::VnetHeader;
+use tracing::debug;
+use zerocopy::IntoBytes;
+
+use super::{Gateway, RPC_LOG, peer_name};
+use crate::action::{Action, To};
+use crate::link::{Handshake, Link};
+use crate::report::RpcMessage;
+use crate::rpc::Message;
+
+impl Gateway {
+    pub(super) fn perform(&mut self, action: Action) {
+        match action {
+            Action::Inject(frame) => self.inject(&frame),
+            Action::Message(to, message) => {
+                let name = match to {
+                    To::All => "all".to_owned(),
+                    To::Peer(peer) => peer_name(&self.links, peer),
+                };
+                self.remember("sent", name, &message);
+                for peer in self.receivers(to) {
+                    self.send_message(peer, &message);
+                }
+            }
+            Action::Frame(to, frame) => {
+                for peer in self.receivers(to) {
+                    self.send_frame(peer, &frame);
+                }
+            }
+        }
+    }
+
+    fn receivers(&self, to: To) -> Vec<PeerId> {
+        match to {
+            To::All => self.links.iter().filter(|link| link.is_up()).map(Link::id).collect(),
+            To::Peer(peer) if self.is_up(peer) => vec![peer],
+            To::Peer(_) => vec![],
+        }
+    }
+
+    /// The kernel runs the whole receive path of the bridge in this call; the workers are not concerned.
+    fn inject(&mut self, frame: &[u8]) {
+        let Some(queue) = self.tap.queues().first() else { return };
+        let bytes = [VnetHeader::plain(None).as_bytes(), frame].concat();
+        if let Err(error) = write_frame(queue.as_fd(), &bytes) {
+            debug!("a frame could not be written to {}: {error}", self.tap.name());
+            let down = error.raw_os_error() == Some(nix::errno::Errno::EIO as i32);
+            self.counters.add(if down { Ending::PortDown } else { Ending::PortRefused }, 1);
+        }
+    }
+
+    pub(super) fn send_hello(&mut self, id: PeerId) {
+        let Some(link) = self.links.get(id.index()) else { return };
+        let hello = link.hello(&self.uid, &self.config.name);
+        self.send_handshake(link.address(), &hello);
+    }
+
+    /// Peers need not wait for the silence.
+    pub(super) fn say_goodbye(&mut self) {
+        for link in &self.links {
+            if let Handshake::Hello { uid, session, .. } = link.hello(&self.uid, &self.config.name) {
+                self.send_handshake(link.address(), &Handshake::Bye { uid, session });
+            }
+        }
+    }
+
+    fn send_handshake(&self, to: SocketAddr, handshake: &Handshake) {
+        let header = DatagramHeader::new(HANDSHAKE, self.config.network, 0, CONTROL_LANE, 0);
+        let datagram = [header.as_bytes(), handshake.to_json().as_bytes()].concat();
+        self.send_datagram(to, &datagram);
+    }
+
+    pub(super) fn send_message(&mut self, peer: PeerId, message: &Message) {
+        self.send_records(peer, |out| record::emit(out, record::CONTROL, 0, message.to_json().as_bytes()));
+    }
+
+    fn send_frame(&mut self, peer: PeerId, frame: &[u8]) {
+        if DATAGRAM_HEADER_LEN + record::RECORD_HEADER_LEN + frame.len() > MIN_DATAGRAM {
+            return self.counters.add(Ending::FrameOversize, 1);
+        }
+        self.send_records(peer, |out| record::emit(out, record::FRAME, 0, frame));
+    }
+
+    /// A probe of the path MTU: a message, filled up to the size that is in question.
+    pub(super) fn send_probe(&mut self, peer: PeerId, size: usize) {
+        let message = Message::Probe(size as u16);
+        self.send_records(peer, |out| {
+            record::emit(out, record::CONTROL, 0, message.to_json().as_bytes());
+            let filling = size.saturating_sub(out.len() + record::RECORD_HEADER_LEN);
+            record::emit(out, record::PAD, 0, &vec![0; filling]);
+        });
+    }
+
+    fn send_records(&mut self, peer: PeerId, fill: impl FnOnce(&mut Vec<u8>)) {
+        let Some(link) = self.links.get_mut(peer.index()) else { return };
+        let Some((session, counter)) = link.next_datagram() else { return };
+        let header = DatagramHeader::new(DATA, self.config.network, session, CONTROL_LANE, counter);
+        let mut datagram = header.as_bytes().to_vec();
+        fill(&mut datagram);
+        let to = link.address();
+        self.send_datagram(to, &datagram);
+    }
+
+    fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
+        // A peer that is absent, or a path that is down, is no error: the timers see to it.
+        if let Err(error) = self.udp.send_to(datagram, self.socket_address(to)) {
+            debug!("a datagram to {to} was refused: {error}");
+        }
+    }
+
+    /// The address in the family of our socket: an IPv6 socket reaches IPv4 by mapped addresses.
+    pub(super) fn socket_address(&self, address: SocketAddr) -> SocketAddr {
+        match address.ip() {
+            IpAddr::V4(ip) if self.config.listen.is_ipv6() => (ip.to_ipv6_mapped(), address.port()).into(),
+            _ => address,
+        }
+    }
+
+    pub(super) fn remember(&mut self, direction: &'static str, peer: String, message: &Message) {
+        let value = message.to_value();
+        debug!("{direction} {peer}: {value}");
+        if self.rpc_log.len() == RPC_LOG {
+            self.rpc_log.pop_front();
+        }
+        let at_ms = self.now_ms();
+        self.rpc_log.push_back(RpcMessage { at_ms, direction: direction.to_owned(), peer, message: value });
+    }
+}

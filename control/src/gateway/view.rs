@@ -1,0 +1,179 @@
+//! What the control socket is told of the gateway.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::ending::{Class, Ending, PeerCounters};
+use ipop_dataplane::mac_table::Owner;
+use serde_json::{Value, to_value};
+
+use super::{Gateway, peer_name};
+use crate::report;
+
+pub(super) fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Gateway {
+    /// The answer to a command; `None` if there is no such command.
+    pub(super) fn report(&self, command: &str) -> Option<Value> {
+        match command {
+            "status" => to_value(self.status()),
+            "peers" => to_value(self.peers()),
+            "macs" => to_value(self.mac_list()),
+            "arp" => to_value(self.arp()),
+            "rpc" => to_value(report::Rpc { messages: self.rpc_log.iter().cloned().collect() }),
+            _ => return None,
+        }
+        .ok()
+    }
+
+    fn status(&self) -> report::Status {
+        let (mut frames, mut drops) = (BTreeMap::new(), BTreeMap::new());
+        for ending in Ending::ALL {
+            let by_workers: u64 = self.workers.iter().map(|w| w.stats.counters.get(*ending)).sum();
+            let list = match ending.class() {
+                Class::Passed => &mut frames,
+                Class::Dropped => &mut drops,
+            };
+            list.insert(ending.name().to_owned(), by_workers + self.counters.get(*ending));
+        }
+        let (used, of) = self.macs.usage();
+        let up = self.links.iter().filter(|link| link.is_up()).count();
+        report::Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: self.config.name.clone(),
+            uid: self.uid.clone(),
+            pid: std::process::id(),
+            uptime_s: self.now_ms() / 1000,
+            sec: false,
+            network: self.config.network,
+            tap: report::TapStatus {
+                name: self.tap.name().to_owned(),
+                mac: self.tap.mac().to_string(),
+                mtu: self.tap.mtu().ok(),
+                bridge: self.tap.bridge(),
+            },
+            listen: self.config.listen.to_string(),
+            workers: (0..self.workers.len())
+                .map(|lane| report::WorkerStatus { cpu: self.config.cpus.get(lane).copied() })
+                .collect(),
+            peers: report::Usage { used: up, of: self.links.len() },
+            mac_table: report::Usage { used, of },
+            arp_entries: self.resolver.entries().count(),
+            frames,
+            drops,
+            learn_lost: self.workers.iter().map(|w| load(&w.stats.learn_lost)).sum(),
+            arp: self.resolver.stats,
+            macs: self.macs.stats,
+        }
+    }
+
+    fn peers(&self) -> report::Peers {
+        let now_ms = self.now_ms();
+        let mut macs = vec![0; self.links.len()];
+        for (_, entry) in self.macs.table().iter() {
+            if let Owner::Peer(peer) = entry.owner
+                && let Some(count) = macs.get_mut(peer.index())
+            {
+                *count += 1;
+            }
+        }
+        let peer = |(index, link): (usize, &crate::link::Link)| {
+            let sum = |field: fn(&PeerCounters) -> &AtomicU64| -> u64 {
+                self.workers.iter().map(|w| load(field(&w.stats.peers[index]))).sum()
+            };
+            let view = link.view(link.address());
+            let headers = if link.address().is_ipv4() { 28 } else { 48 };
+            report::Peer {
+                id: link.id().0,
+                name: link.name().to_owned(),
+                address: link.address().to_string(),
+                state: if link.is_up() { "up" } else { "down" }.to_owned(),
+                up_s: link.up_since_ms().map(|since| (now_ms - since) / 1000),
+                ups: link.ups,
+                uid: link.identity().map(|(uid, _)| uid.to_owned()),
+                remote_name: link.identity().map(|(_, name)| name.to_owned()),
+                last_heard_s: link.last_heard_ms().map(|heard| now_ms.saturating_sub(heard) / 1000),
+                path_payload: view.max_datagram,
+                path_mtu: view.max_datagram + headers,
+                macs: macs[index],
+                rx_frames: sum(|c| &c.rx_frames),
+                rx_bytes: sum(|c| &c.rx_bytes),
+                rx_datagrams: sum(|c| &c.rx_datagrams),
+                tx_frames: sum(|c| &c.tx_frames),
+                tx_bytes: sum(|c| &c.tx_bytes),
+                tx_datagrams: sum(|c| &c.tx_datagrams),
+            }
+        };
+        report::Peers { peers: self.links.iter().enumerate().map(peer).collect() }
+    }
+
+    fn place(&self, owner: Owner) -> String {
+        match owner {
+            Owner::Local => "local".to_owned(),
+            Owner::Peer(PeerId(id)) => peer_name(&self.links, PeerId(id)),
+        }
+    }
+
+    fn mac_list(&self) -> report::Macs {
+        let now = self.now_ms() / 1000;
+        let mut entries: Vec<_> = self.macs.table().iter().collect();
+        entries.sort_by_key(|(key, _)| key.bits());
+        let macs = entries.into_iter().map(|(key, entry)| {
+            let age_s = now.saturating_sub(u64::from(entry.seen));
+            report::Mac {
+                vlan: key.vlan().vid(),
+                service: key.vlan().is_service(),
+                mac: key.mac().to_string(),
+                place: self.place(entry.owner),
+                seq: entry.moves,
+                age_s,
+                expires_in_s: u64::from(self.config.mac_expiry).saturating_sub(age_s),
+            }
+        });
+        report::Macs { macs: macs.collect() }
+    }
+
+    fn arp(&self) -> report::Arp {
+        let now_ms = self.now_ms();
+        let mut entries: Vec<_> = self.resolver.entries().collect();
+        entries.sort_by_key(|(key, _)| **key);
+        report::Arp {
+            entries: entries
+                .into_iter()
+                .map(|(key, entry)| report::ArpEntry {
+                    vlan: key.vlan.vid(),
+                    ip: key.ip.to_string(),
+                    mac: entry.mac.to_string(),
+                    place: self.place(entry.owner),
+                    source: entry.source.name().to_owned(),
+                    age_s: now_ms.saturating_sub(entry.learned_ms) / 1000,
+                    expires_in_s: entry.expires_ms.saturating_sub(now_ms).div_ceil(1000),
+                })
+                .collect(),
+            pending: self
+                .resolver
+                .pending()
+                .map(|(key, pending, askers)| report::ArpPending {
+                    vlan: key.vlan.vid(),
+                    ip: key.ip.to_string(),
+                    askers,
+                    tries: pending.tries,
+                })
+                .collect(),
+            unanswered: self
+                .resolver
+                .unanswered()
+                .filter(|(_, unanswered)| unanswered.until_ms > now_ms)
+                .map(|(key, unanswered)| report::ArpUnanswered {
+                    vlan: key.vlan.vid(),
+                    ip: key.ip.to_string(),
+                    failures: unanswered.failures,
+                    again_in_ms: unanswered.until_ms - now_ms,
+                })
+                .collect(),
+        }
+    }
+}

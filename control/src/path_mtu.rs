@@ -1,0 +1,176 @@
+//! Finding the path MTU to a peer by asking: a padded probe either comes back acknowledged or does not.
+//!
+//! ICMP is not trusted to arrive (RFC 8899 does the same for transports). What the kernel knows from routes and ICMP is
+//! the ceiling; the smallest size that any path must carry is where it starts.
+
+use ipop_dataplane::peers::{MAX_DATAGRAM, MIN_DATAGRAM};
+
+/// How long to wait for an answer.
+const WAIT_MS: u64 = 1000;
+/// Probes of one size before it counts as too large.
+const TRIES: u32 = 3;
+/// The search ends when it is this close.
+const RESOLUTION: usize = 8;
+/// How often the size in use is confirmed.
+const CONFIRM_MS: u64 = 30_000;
+
+/// The search for one peer. Sizes are octets of UDP payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathMtu {
+    /// Acknowledged; in use.
+    confirmed: usize,
+    /// Not larger than this.
+    ceiling: usize,
+    /// Probe in flight: size, how many were sent, when the next is due.
+    probe: Option<(usize, u32, u64)>,
+    /// When to confirm again.
+    confirm_at: u64,
+}
+
+impl PathMtu {
+    /// A search that begins now. `kernel` is what the kernel believes the path carries.
+    pub fn new(kernel: usize, now_ms: u64) -> PathMtu {
+        let ceiling = kernel.clamp(MIN_DATAGRAM, MAX_DATAGRAM);
+        PathMtu { confirmed: MIN_DATAGRAM, ceiling, probe: Some((ceiling, 0, now_ms)), confirm_at: 0 }
+    }
+
+    /// What datagrams may have now.
+    pub fn size(&self) -> usize {
+        self.confirmed
+    }
+
+    /// True until the search has ended.
+    pub fn is_searching(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// The probe to send now, if one is due.
+    pub fn poll(&mut self, now_ms: u64) -> Option<usize> {
+        if self.probe.is_none() && now_ms >= self.confirm_at {
+            self.probe = Some((self.confirmed, 0, now_ms));
+        }
+        let (size, sent, due) = self.probe?;
+        if now_ms < due {
+            return None;
+        }
+        if sent == TRIES {
+            self.lost(size, now_ms);
+            return self.poll(now_ms);
+        }
+        self.probe = Some((size, sent + 1, now_ms + WAIT_MS));
+        Some(size)
+    }
+
+    /// A probe of this size was acknowledged. True if [`Self::size`] changed.
+    pub fn acknowledged(&mut self, size: usize, now_ms: u64) -> bool {
+        // Only what was asked for: an answer to something else would be a size that a peer made up.
+        if !self.probe.is_some_and(|(asked, sent, _)| asked == size && sent > 0) {
+            return false;
+        }
+        let changed = size != self.confirmed;
+        self.confirmed = size;
+        self.next(now_ms);
+        changed
+    }
+
+    /// The kernel refused a datagram as too large, and believes in this size now. True if [`Self::size`] changed.
+    pub fn too_big(&mut self, kernel: usize, now_ms: u64) -> bool {
+        let before = self.confirmed;
+        if kernel < self.confirmed {
+            *self = PathMtu::new(kernel, now_ms);
+        }
+        before != self.confirmed
+    }
+
+    fn lost(&mut self, size: usize, now_ms: u64) {
+        if size <= self.confirmed {
+            // What worked works no longer. At the minimum there is nothing smaller to try.
+            let ceiling = if size > MIN_DATAGRAM { size - 1 } else { self.ceiling };
+            self.confirmed = MIN_DATAGRAM;
+            self.ceiling = ceiling;
+        } else {
+            self.ceiling = size - 1;
+        }
+        self.next(now_ms);
+    }
+
+    fn next(&mut self, now_ms: u64) {
+        let open = self.ceiling - self.confirmed;
+        if open < RESOLUTION {
+            self.probe = None;
+            self.confirm_at = now_ms + CONFIRM_MS;
+        } else {
+            self.probe = Some((self.confirmed + open.div_ceil(2), 0, now_ms));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays a path that carries `carries` octets; returns the size found and how long it took.
+    fn search(kernel: usize, carries: usize) -> (usize, u64) {
+        let mut path = PathMtu::new(kernel, 0);
+        let mut now = 0;
+        while path.is_searching() && now < 200_000 {
+            if let Some(size) = path.poll(now)
+                && size <= carries
+            {
+                path.acknowledged(size, now + 1);
+            }
+            now += 100;
+        }
+        (path.size(), now)
+    }
+
+    #[test]
+    fn the_kernel_is_right_at_once() {
+        assert_eq!(search(1472, 1472), (1472, 100));
+    }
+
+    #[test]
+    fn a_black_hole_is_found() {
+        for carries in [MIN_DATAGRAM, 1300, 1372, 1400, 1471] {
+            let (size, took) = search(1472, carries);
+            assert!(size <= carries && size + RESOLUTION >= carries, "{carries}: {size}");
+            assert!(took < 30_000, "{took}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_shrinks_is_noticed() {
+        let mut path = PathMtu::new(1472, 0);
+        assert_eq!(path.poll(0), Some(1472));
+        assert!(path.acknowledged(1472, 1));
+        assert_eq!(path.poll(20_000), None);
+        let mut now = 31_000;
+        while path.is_searching() || path.size() == 1472 {
+            if let Some(size) = path.poll(now)
+                && size <= 1400
+            {
+                path.acknowledged(size, now);
+            }
+            now += 100;
+        }
+        assert!((1392..=1400).contains(&path.size()), "{}", path.size());
+    }
+
+    #[test]
+    fn sizes_that_were_not_asked_for_are_ignored() {
+        let mut path = PathMtu::new(1472, 0);
+        assert!(!path.acknowledged(1472, 0));
+        path.poll(0);
+        assert!(!path.acknowledged(9000, 1));
+        assert_eq!(path.size(), MIN_DATAGRAM);
+    }
+
+    #[test]
+    fn the_kernel_says_smaller() {
+        let mut path = PathMtu::new(1472, 0);
+        path.poll(0);
+        path.acknowledged(1472, 1);
+        assert!(path.too_big(1400, 2));
+        assert_eq!((path.size(), path.poll(2)), (MIN_DATAGRAM, Some(1400)));
+    }
+}

@@ -1,0 +1,237 @@
+//! What `ipop status` and its like show: the same structures for the control socket and for the program that reads it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::macs::MacStats;
+use crate::resolution::ResolutionStats;
+
+/// One sentence on a reason in [`Status::drops`].
+pub fn drop_reason(name: &str) -> Option<&'static str> {
+    use ipop_dataplane::ending::Ending;
+    Ending::ALL.iter().find(|ending| ending.name() == name).map(|ending| ending.describe())
+}
+
+/// `ipop status`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Name of the gateway.
+    pub name: String,
+    /// Its identity, new at every start.
+    pub uid: String,
+    /// Process.
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// Whether links are encrypted.
+    pub sec: bool,
+    /// Network identifier.
+    pub network: u32,
+    /// The port.
+    pub tap: TapStatus,
+    /// UDP address.
+    pub listen: String,
+    /// The worker threads.
+    pub workers: Vec<WorkerStatus>,
+    /// Peers that are up, and all of them.
+    pub peers: Usage,
+    /// Entries of the MAC table, and how many it can have.
+    pub mac_table: Usage,
+    /// Entries of the ARP and ND table.
+    pub arp_entries: usize,
+    /// Frames that went where they should, by where that is.
+    pub frames: BTreeMap<String, u64>,
+    /// Everything that was dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Learn events that did not fit the queue to the control thread.
+    pub learn_lost: u64,
+    /// ARP and neighbour discovery.
+    pub arp: ResolutionStats,
+    /// What happened to MACs.
+    pub macs: MacStats,
+}
+
+/// Part of how many.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Usage {
+    /// In use.
+    pub used: usize,
+    /// At most.
+    pub of: usize,
+}
+
+/// The port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TapStatus {
+    /// Interface name.
+    pub name: String,
+    /// Its own MAC.
+    pub mac: String,
+    /// Its MTU; absent if the interface is gone.
+    pub mtu: Option<usize>,
+    /// Bridge that it is a port of.
+    pub bridge: Option<String>,
+}
+
+/// A worker thread.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Core that it is pinned to.
+    pub cpu: Option<usize>,
+}
+
+/// `ipop peers`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Peers {
+    /// In the order of the config.
+    pub peers: Vec<Peer>,
+}
+
+/// One peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its number.
+    pub id: u16,
+    /// Its name in the config.
+    pub name: String,
+    /// Where it is.
+    pub address: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// For how long it has been up, seconds.
+    pub up_s: Option<u64>,
+    /// How often the link came up.
+    pub ups: u64,
+    /// Its identity.
+    pub uid: Option<String>,
+    /// The name that it gives itself.
+    pub remote_name: Option<String>,
+    /// Seconds since it was last heard of.
+    pub last_heard_s: Option<u64>,
+    /// Octets of UDP payload that the path carries, as far as is known.
+    pub path_payload: usize,
+    /// The same as an MTU: with UDP and IP headers.
+    pub path_mtu: usize,
+    /// MACs behind it.
+    pub macs: usize,
+    /// Frames from it that were delivered; a super-frame is one.
+    pub rx_frames: u64,
+    /// Their octets.
+    pub rx_bytes: u64,
+    /// Datagrams from it.
+    pub rx_datagrams: u64,
+    /// Frames to it; a super-frame is one.
+    pub tx_frames: u64,
+    /// Their octets.
+    pub tx_bytes: u64,
+    /// Datagrams to it.
+    pub tx_datagrams: u64,
+}
+
+/// `ipop macs`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Macs {
+    /// Sorted by VLAN and MAC.
+    pub macs: Vec<Mac>,
+}
+
+/// One entry of the MAC table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mac {
+    /// VLAN, 0 for untagged.
+    pub vlan: u16,
+    /// It is an 802.1ad service VLAN.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub service: bool,
+    /// The MAC.
+    pub mac: String,
+    /// `local` or the peer's name.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// How often it moved between gateways.
+    pub seq: u16,
+    /// Seconds since a frame from it was seen.
+    pub age_s: u64,
+    /// Seconds until it is forgotten.
+    pub expires_in_s: u64,
+}
+
+/// `ipop arp`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Arp {
+    /// Sorted by VLAN and address.
+    pub entries: Vec<ArpEntry>,
+    /// Questions under way.
+    pub pending: Vec<ArpPending>,
+    /// Addresses that are not asked for at the moment.
+    pub unanswered: Vec<ArpUnanswered>,
+}
+
+/// One entry of the ARP and ND table.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArpEntry {
+    /// VLAN, 0 for untagged.
+    pub vlan: u16,
+    /// The address.
+    pub ip: String,
+    /// Who has it.
+    pub mac: String,
+    /// `local` or the peer's name.
+    #[serde(rename = "where")]
+    pub place: String,
+    /// How it was learned.
+    pub source: String,
+    /// Seconds since it was learned or confirmed.
+    pub age_s: u64,
+    /// Seconds until it is forgotten.
+    pub expires_in_s: u64,
+}
+
+/// A question under way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArpPending {
+    /// VLAN, 0 for untagged.
+    pub vlan: u16,
+    /// The address that is asked for.
+    pub ip: String,
+    /// How many wait for it.
+    pub askers: usize,
+    /// How often it was asked.
+    pub tries: u32,
+}
+
+/// An address that nobody answered for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ArpUnanswered {
+    /// VLAN, 0 for untagged.
+    pub vlan: u16,
+    /// The address.
+    pub ip: String,
+    /// How many times in a row.
+    pub failures: u32,
+    /// Milliseconds until it may be asked for again.
+    pub again_in_ms: u64,
+}
+
+/// `ipop rpc`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rpc {
+    /// The last messages, oldest first.
+    pub messages: Vec<RpcMessage>,
+}
+
+/// A message that passed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RpcMessage {
+    /// Milliseconds since the start.
+    pub at_ms: u64,
+    /// `sent` or `received`.
+    pub direction: String,
+    /// The peer's name, or `all`.
+    pub peer: String,
+    /// What it was.
+    pub message: serde_json::Value,
+}

@@ -1,0 +1,412 @@
+//! Gateways, segments and hosts in memory: actions of one side are what the other side hears.
+//!
+//! ```text
+//!   c0 10.0.3.3 ── gateway 0 ── messages ── gateway 1 ── c1 10.0.3.104
+//!                                  └─────── gateway 2
+//! ```
+
+use super::*;
+use ipop_dataplane::addr::Vlan;
+use ipop_dataplane::mac_table::MacTable;
+
+const EXPIRY_S: u32 = 300;
+
+/// A station that answers for its address as hosts do, and remembers what it heard.
+struct Host {
+    gateway: usize,
+    ip: IpAddr,
+    mac: MacAddr,
+    heard: Vec<Heard>,
+    silent: bool,
+}
+
+struct Gateway {
+    resolver: Resolver,
+    macs: Macs,
+}
+
+struct Net {
+    gateways: Vec<Gateway>,
+    hosts: Vec<Host>,
+    now_ms: u64,
+    /// Messages so far: from, to, what.
+    messages: Vec<(usize, usize, Message)>,
+    /// Frames that went between gateways as data.
+    data: usize,
+    up: bool,
+}
+
+impl Net {
+    fn new(v6: bool) -> Net {
+        let gateways = (0..3u8)
+            .map(|i| Gateway {
+                resolver: Resolver::new(format!("uid-{i}"), MacAddr([0xfe, 0, 0, 0, 0, i]), EXPIRY_S),
+                macs: Macs::new(MacTable::new(64, [1, 2]).1, 300),
+            })
+            .collect();
+        let host = |gateway, v4: &str, v6_text: &str, last| Host {
+            gateway,
+            ip: if v6 { v6_text } else { v4 }.parse().unwrap(),
+            mac: MacAddr([0, 0x16, 0x3e, 0, 0, last]),
+            heard: Vec::new(),
+            silent: false,
+        };
+        let hosts = vec![
+            host(0, "10.0.3.3", "fd00::3", 3),
+            host(1, "10.0.3.104", "fd00::104", 104),
+            host(0, "10.0.3.4", "fd00::4", 4),
+            host(2, "10.0.3.5", "fd00::5", 5),
+        ];
+        Net { gateways, hosts, now_ms: 0, messages: Vec::new(), data: 0, up: true }
+    }
+
+    fn step<T>(&mut self, gateway: usize, run: impl FnOnce(&mut Resolver, &mut Step<'_>) -> T) -> T {
+        let mut out = Vec::new();
+        let peers_up = if self.up { 2 } else { 0 };
+        let Gateway { resolver, macs } = &mut self.gateways[gateway];
+        let result = run(resolver, &mut Step { now_ms: self.now_ms, macs, peers_up, out: &mut out });
+        for action in out {
+            self.perform(gateway, action);
+        }
+        result
+    }
+
+    fn perform(&mut self, from: usize, action: Action) {
+        match action {
+            Action::Inject(frame) => self.segment(from, &frame, None),
+            Action::Message(to, message) => {
+                for gateway in self.receivers(from, to) {
+                    self.messages.push((from, gateway, message.clone()));
+                    let parsed = Message::parse(message.to_json().as_bytes()).expect("what we send can be read");
+                    self.step(gateway, |resolver, step| resolver.from_peer(PeerId(from as u16), &parsed, step));
+                }
+            }
+            Action::Frame(to, frame) => {
+                self.data += 1;
+                for gateway in self.receivers(from, to) {
+                    self.segment(gateway, &frame, None);
+                }
+            }
+        }
+    }
+
+    fn receivers(&self, from: usize, to: To) -> Vec<usize> {
+        match to {
+            To::All if self.up => (0..self.gateways.len()).filter(|g| *g != from).collect(),
+            To::All => vec![],
+            To::Peer(peer) => vec![peer.index()],
+        }
+    }
+
+    /// A frame in a segment: hosts hear it, and one that comes from a host reaches the port as a bridge would let it.
+    fn segment(&mut self, gateway: usize, frame: &[u8], from_host: Option<usize>) {
+        let parsed = Frame::parse(frame).unwrap();
+        let heard = Heard::parse(&parsed, false).unwrap_or(Heard::Foreign);
+        for index in 0..self.hosts.len() {
+            let host = &mut self.hosts[index];
+            if host.gateway != gateway || Some(index) == from_host || (parsed.dst != host.mac && !parsed.dst.is_group())
+            {
+                continue;
+            }
+            host.heard.push(heard);
+            if let Heard::Question { target, asker, asker_mac } = heard
+                && target == host.ip
+                && !host.silent
+            {
+                let reply = heard::answer(host.ip, host.mac, false, asker, asker_mac, parsed.vlan);
+                self.segment(gateway, &reply, Some(index));
+            }
+        }
+        let stays = |host: &Host| host.gateway == gateway && host.mac == parsed.dst;
+        if from_host.is_some() && !self.hosts.iter().any(stays) {
+            self.step(gateway, |resolver, step| resolver.from_port(frame, false, step)).unwrap();
+        }
+    }
+
+    fn say(&mut self, host: usize, frame: &[u8]) {
+        self.segment(self.hosts[host].gateway, frame, Some(host));
+    }
+
+    fn ask(&mut self, host: usize, target: IpAddr) {
+        let h = &self.hosts[host];
+        let frame = heard::question(target, Some(h.ip), h.mac, Vlan::UNTAGGED);
+        self.say(host, &frame);
+    }
+
+    fn advance(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            self.now_ms += 100;
+            for gateway in 0..self.gateways.len() {
+                self.step(gateway, |resolver, step| resolver.tick(step));
+            }
+        }
+    }
+
+    fn answers(&self, host: usize) -> usize {
+        self.hosts[host].heard.iter().filter(|h| matches!(h, Heard::Answer { .. })).count()
+    }
+
+    fn sent(&self, name: &str) -> usize {
+        self.messages.iter().filter(|(_, _, m)| m.msg_type().ends_with(name)).count()
+    }
+
+    fn stats(&self, gateway: usize) -> ResolutionStats {
+        self.gateways[gateway].resolver.stats
+    }
+
+    fn knows(&self, gateway: usize, host: usize) -> Option<Owner> {
+        let key = Key { vlan: Vlan::UNTAGGED, ip: self.hosts[host].ip };
+        self.gateways[gateway].resolver.entries.get(&key).map(|e| e.owner)
+    }
+}
+
+fn both(test: impl Fn(Net)) {
+    test(Net::new(false));
+    test(Net::new(true));
+}
+
+#[test]
+fn the_six_steps_of_the_page() {
+    both(|mut net| {
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        assert_eq!(net.answers(0), 1, "exactly one reply reaches the asker");
+        assert_eq!((net.sent("_request"), net.sent("_reply")), (2, 2), "to both peers each");
+        assert_eq!(net.data, 0, "nothing was forwarded as data");
+        assert_eq!(net.knows(0, 1), Some(Owner::Peer(PeerId(1))));
+        assert_eq!(net.knows(2, 1), Some(Owner::Peer(PeerId(1))), "a gateway that was not concerned knows too");
+        assert_eq!(net.knows(1, 0), Some(Owner::Peer(PeerId(0))), "and the asker is known");
+        let Heard::Question { asker, asker_mac, .. } = net.hosts[1].heard[0] else { panic!() };
+        assert_eq!((asker, asker_mac), (Some(net.hosts[0].ip), net.hosts[0].mac), "asked in the asker's name");
+    });
+}
+
+#[test]
+fn answered_locally_until_it_expires() {
+    both(|mut net| {
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        let before = net.messages.len();
+        net.advance(u64::from(EXPIRY_S) * 1000 / 2);
+        net.ask(0, c1);
+        assert_eq!((net.answers(0), net.stats(0).answered_locally), (2, 1));
+        assert_eq!(net.messages.len(), before, "no message left");
+        net.advance(u64::from(EXPIRY_S) * 1000 / 2);
+        net.ask(0, c1);
+        assert_eq!(net.answers(0), 3);
+        assert_eq!(net.stats(0).rpc_requests_sent, 2, "asked anew");
+    });
+}
+
+#[test]
+fn several_askers_share_one_question() {
+    both(|mut net| {
+        net.hosts[1].silent = true;
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        net.ask(2, c1);
+        net.ask(0, c1);
+        assert_eq!((net.sent("_request"), net.stats(0).joined), (2, 2));
+        net.hosts[1].silent = false;
+        net.advance(RETRY_MS);
+        assert_eq!((net.answers(0), net.answers(2)), (1, 1), "one reply each");
+    });
+}
+
+#[test]
+fn a_target_that_does_not_exist_is_asked_for_with_bounds() {
+    both(|mut net| {
+        let nobody = if net.hosts[0].ip.is_ipv4() { "10.0.3.99" } else { "fd00::99" }.parse().unwrap();
+        for _ in 0..60 {
+            net.ask(0, nobody);
+            net.advance(1000);
+        }
+        let sent = net.stats(0).rpc_requests_sent;
+        assert!((9..=21).contains(&sent), "{sent} questions in a minute of asking every second");
+        assert!(net.stats(0).held_by_back_off > 30);
+        assert_eq!(net.answers(0), 0);
+    });
+}
+
+#[test]
+fn one_that_appears_is_found_though_it_was_given_up() {
+    both(|mut net| {
+        net.hosts[1].silent = true;
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        net.advance(RETRY_MS * 4);
+        assert_eq!(net.stats(0).unanswered, 1);
+        net.hosts[1].silent = false;
+        let host = &net.hosts[1];
+        let frame = heard::announcement(host.ip, host.mac, false, Announcement::Reply, Vlan::UNTAGGED);
+        net.say(1, &frame);
+        net.ask(0, c1);
+        assert_eq!((net.answers(0), net.stats(0).answered_locally), (1, 1));
+    });
+}
+
+#[test]
+fn an_address_on_the_own_side_is_left_to_its_owner() {
+    both(|mut net| {
+        let (c0, c2) = (net.hosts[0].ip, net.hosts[2].ip);
+        net.ask(2, c0);
+        net.advance(5000);
+        let before = net.messages.len();
+        net.ask(0, c2);
+        assert_eq!((net.answers(0), net.messages.len()), (1, before), "the owner's own answer, and no message");
+        // The owner is gone, but nobody knows: the second question goes out.
+        net.hosts[2].silent = true;
+        net.advance(5000);
+        net.ask(0, c2);
+        assert_eq!(net.messages.len(), before);
+        net.advance(1000);
+        net.ask(0, c2);
+        assert!(net.messages.len() > before);
+    });
+}
+
+#[test]
+fn a_question_to_one_station_goes_there_as_it_is() {
+    let mut net = Net::new(false);
+    let (c1, c1_mac) = (net.hosts[1].ip, net.hosts[1].mac);
+    net.ask(0, c1);
+    let messages = net.messages.len();
+    let asker = &net.hosts[0];
+    let mut unicast = heard::question(c1, Some(asker.ip), asker.mac, Vlan::UNTAGGED);
+    unicast[..6].copy_from_slice(&c1_mac.0);
+    net.say(0, &unicast);
+    assert_eq!((net.answers(0), net.data), (2, 2), "there and back as data");
+    assert_eq!(net.messages.len(), messages);
+    net.hosts[1].silent = true;
+    net.say(0, &unicast);
+    assert_eq!(net.answers(0), 2, "never answered from the table");
+}
+
+#[test]
+fn a_probe_reaches_the_owner_and_its_conflict_comes_back() {
+    let mut net = Net::new(false);
+    let (c1, prober) = (net.hosts[1].ip, net.hosts[0].mac);
+    net.ask(2, c1);
+    let frame = heard::question(c1, None, prober, Vlan::UNTAGGED);
+    net.say(0, &frame);
+    assert_eq!(net.answers(0), 1);
+    assert!(net.hosts[1].heard.iter().any(|h| matches!(h, Heard::Question { asker: None, .. })));
+    // Nobody has the address: silence, and no back-off for those who ask later.
+    let free: IpAddr = "10.0.3.50".parse().unwrap();
+    net.say(0, &heard::question(free, None, prober, Vlan::UNTAGGED));
+    net.advance(5000);
+    assert_eq!((net.answers(0), net.stats(0).unanswered), (1, 0));
+}
+
+#[test]
+fn announcements_are_repeated_everywhere() {
+    both(|mut net| {
+        let host = &net.hosts[1];
+        let (ip, mac) = (host.ip, host.mac);
+        net.say(1, &heard::announcement(ip, mac, false, Announcement::Reply, Vlan::UNTAGGED));
+        for other in [0, 2, 3] {
+            let announced = Heard::Announced { ip, mac, router: false, how: Announcement::Reply };
+            assert_eq!(net.hosts[other].heard, [announced], "{other}");
+        }
+        assert_eq!(net.knows(0, 1), Some(Owner::Peer(PeerId(1))));
+    });
+}
+
+#[test]
+fn a_host_that_left_is_withdrawn_everywhere() {
+    both(|mut net| {
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        net.hosts[1].silent = true;
+        net.advance(u64::from(EXPIRY_S) * 1000 * 3 / 4 + VERIFY_MS * 5);
+        assert_eq!((net.knows(0, 1), net.knows(1, 1), net.knows(2, 1)), (None, None, None));
+        assert_eq!(net.stats(0).withdrawn, 1);
+    });
+}
+
+#[test]
+fn a_host_that_lives_is_verified_quietly() {
+    both(|mut net| {
+        let c1 = net.hosts[1].ip;
+        net.ask(0, c1);
+        let messages = net.messages.len();
+        net.advance(u64::from(EXPIRY_S) * 1000 - 1000);
+        assert_eq!(net.knows(0, 1), Some(Owner::Peer(PeerId(1))));
+        assert!(net.stats(1).verifications >= 1);
+        assert_eq!(net.messages.len(), messages);
+        net.advance(u64::from(EXPIRY_S) * 1000 * 2);
+        assert_eq!((net.knows(0, 1), net.knows(1, 1)), (None, None), "a quiet network becomes quiet");
+    });
+}
+
+#[test]
+fn a_container_that_moves_is_known_at_once() {
+    both(|mut net| {
+        let (c0, c1) = (net.hosts[0].ip, net.hosts[1].ip);
+        net.ask(0, c1);
+        net.hosts[1].gateway = 2;
+        net.ask(1, c0);
+        for gateway in [0, 1] {
+            assert_eq!(net.knows(gateway, 1), Some(Owner::Peer(PeerId(2))), "{gateway}");
+        }
+        assert_eq!(net.knows(2, 1), Some(Owner::Local));
+        let answers = net.answers(0);
+        net.ask(0, c1);
+        assert_eq!(net.answers(0), answers + 1);
+    });
+}
+
+#[test]
+fn a_move_is_found_out_though_the_number_was_lost() {
+    both(|mut net| {
+        let (c0, c1) = (net.hosts[0].ip, net.hosts[1].ip);
+        net.ask(0, c1);
+        // Gateway 2 forgot everything, as after a restart.
+        net.gateways[2].macs = Macs::new(MacTable::new(64, [1, 2]).1, 300);
+        net.hosts[1].gateway = 2;
+        net.advance(2000);
+        net.ask(1, c0);
+        net.advance(1000);
+        assert_eq!(net.knows(1, 1), Some(Owner::Peer(PeerId(2))), "the old gateway let go");
+        assert_eq!(net.answers(1), 1, "and the asker was answered within a second");
+    });
+}
+
+#[test]
+fn a_peer_does_not_take_an_address_that_lives_here() {
+    let mut net = Net::new(false);
+    let (c0, c0_mac, thief) = (net.hosts[0].ip, net.hosts[0].mac, net.hosts[3].mac);
+    net.ask(0, net.hosts[1].ip);
+    net.say(3, &heard::announcement(c0, thief, false, Announcement::Reply, Vlan::UNTAGGED));
+    net.advance(5000);
+    let key = Key { vlan: Vlan::UNTAGGED, ip: c0 };
+    let entry = net.gateways[0].resolver.entries.get(&key).unwrap();
+    assert_eq!((entry.mac, entry.owner), (c0_mac, Owner::Local));
+    assert_eq!(net.stats(0).conflicts, 1);
+}
+
+#[test]
+fn without_peers_nothing_is_asked_and_nothing_is_held_against_the_target() {
+    let mut net = Net::new(false);
+    net.up = false;
+    let c1 = net.hosts[1].ip;
+    net.ask(0, c1);
+    net.advance(5000);
+    assert_eq!((net.stats(0).not_asked, net.stats(0).unanswered), (1, 0));
+    net.up = true;
+    net.ask(0, c1);
+    assert_eq!(net.answers(0), 1);
+}
+
+#[test]
+fn vlans_are_apart() {
+    let mut net = Net::new(false);
+    let c1 = net.hosts[1].ip;
+    net.ask(0, c1);
+    let asker = &net.hosts[0];
+    let tagged = heard::question(c1, Some(asker.ip), asker.mac, Vlan::customer(10));
+    net.say(0, &tagged);
+    assert_eq!(net.stats(0).answered_locally, 0, "the answer of one VLAN is none in another");
+    assert_eq!(net.stats(0).rpc_requests_sent, 2);
+}

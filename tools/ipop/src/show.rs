@@ -1,0 +1,190 @@
+//! The reports of a gateway as tables for people.
+
+use ipop_control::report::{Arp, Macs, Peers, Rpc, Status, drop_reason};
+
+/// `ipop status`.
+pub(crate) fn status(s: &Status) -> String {
+    let mut out = String::new();
+    let mut line = |key: &str, value: String| out.push_str(&format!("{key:<12}{value}\n"));
+    line("gateway", format!("{} (ipop {}, process {}, up {})", s.name, s.version, s.pid, duration(s.uptime_s)));
+    line("uid", s.uid.clone());
+    let security = if s.sec { "encrypted" } else { "NONE: \"sec\" is false, frames travel in clear text" };
+    line("security", security.to_owned());
+    let mtu = s.tap.mtu.map_or("interface gone".to_owned(), |mtu| format!("MTU {mtu}"));
+    let bridge = s.tap.bridge.as_deref().map_or("in no bridge".to_owned(), |bridge| format!("in bridge {bridge}"));
+    line("port", format!("{} {bridge}, {mtu}, {}", s.tap.name, s.tap.mac));
+    line("listen", format!("UDP {}, network {}", s.listen, s.network));
+    let cpus: Vec<String> =
+        s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
+    line("workers", format!("{} ({})", s.workers.len(), cpus.join(", ")));
+    line("peers", format!("{} of {} up", s.peers.used, s.peers.of));
+    line("tables", format!("{} of {} MACs, {} ARP and ND entries", s.mac_table.used, s.mac_table.of, s.arp_entries));
+
+    out.push_str("\nframes (a super-frame counts once)\n");
+    for (name, count) in &s.frames {
+        out.push_str(&format!("  {name:<22}{count:>14}\n"));
+    }
+    out.push_str("\ndropped\n");
+    let dropped: Vec<_> = s.drops.iter().filter(|(_, count)| **count > 0).collect();
+    if dropped.is_empty() {
+        out.push_str("  nothing\n");
+    }
+    for (name, count) in dropped {
+        out.push_str(&format!("  {name:<22}{count:>14}  {}\n", drop_reason(name).unwrap_or_default()));
+    }
+    out.push_str("\nARP and neighbour discovery\n");
+    counters(&mut out, &s.arp);
+    out.push_str("\nMACs\n");
+    counters(&mut out, &s.macs);
+    if s.learn_lost > 0 {
+        out.push_str(&format!("  {:<22}{:>14}\n", "learn_lost", s.learn_lost));
+    }
+    out
+}
+
+fn counters(out: &mut String, stats: &impl serde::Serialize) {
+    let value = serde_json::to_value(stats).unwrap_or_default();
+    let counts = value.as_object().into_iter().flatten().filter_map(|(name, n)| Some((name, n.as_u64()?)));
+    let mut shown = 0;
+    for (name, count) in counts.filter(|(_, n)| *n > 0) {
+        out.push_str(&format!("  {name:<22}{count:>14}\n"));
+        shown += 1;
+    }
+    if shown == 0 {
+        out.push_str("  nothing yet\n");
+    }
+}
+
+/// `ipop peers`.
+pub(crate) fn peers(report: &Peers) -> String {
+    let rows = report.peers.iter().map(|p| {
+        vec![
+            p.name.clone(),
+            p.address.clone(),
+            p.state.clone(),
+            p.up_s.map_or("-".into(), duration),
+            p.last_heard_s.map_or("never".into(), |s| format!("{} ago", duration(s))),
+            if p.state == "up" { p.path_mtu.to_string() } else { "-".into() },
+            p.macs.to_string(),
+            p.rx_frames.to_string(),
+            octets(p.rx_bytes),
+            p.tx_frames.to_string(),
+            octets(p.tx_bytes),
+        ]
+    });
+    let head = ["PEER", "ADDRESS", "STATE", "FOR", "HEARD", "PATH MTU", "MACS", "RX FRAMES", "RX", "TX FRAMES", "TX"];
+    table(&head, rows.collect(), "no peers in the config")
+}
+
+/// `ipop macs`.
+pub(crate) fn macs(report: &Macs) -> String {
+    let rows = report.macs.iter().map(|m| {
+        let vlan = format!("{}{}", if m.service { "s" } else { "" }, m.vlan);
+        vec![vlan, m.mac.clone(), m.place.clone(), m.seq.to_string(), duration(m.age_s), duration(m.expires_in_s)]
+    });
+    table(&["VLAN", "MAC", "WHERE", "MOVES", "SEEN AGO", "EXPIRES IN"], rows.collect(), "no MAC has been seen yet")
+}
+
+/// `ipop arp`.
+pub(crate) fn arp(report: &Arp) -> String {
+    let rows = report.entries.iter().map(|e| {
+        vec![
+            e.vlan.to_string(),
+            e.ip.clone(),
+            e.mac.clone(),
+            e.place.clone(),
+            e.source.clone(),
+            duration(e.age_s),
+            duration(e.expires_in_s),
+        ]
+    });
+    let head = ["VLAN", "ADDRESS", "MAC", "WHERE", "FROM", "AGE", "EXPIRES IN"];
+    let mut out = table(&head, rows.collect(), "no address is known yet");
+    if !report.pending.is_empty() {
+        out.push_str("\nasked for now\n");
+        for p in &report.pending {
+            out.push_str(&format!("  {} (VLAN {}): {} waiting, asked {} times\n", p.ip, p.vlan, p.askers, p.tries));
+        }
+    }
+    if !report.unanswered.is_empty() {
+        out.push_str("\nunanswered, not asked for at the moment\n");
+        for u in &report.unanswered {
+            let again = u.again_in_ms.div_ceil(1000);
+            out.push_str(&format!(
+                "  {} (VLAN {}): {} times, again in {}\n",
+                u.ip,
+                u.vlan,
+                u.failures,
+                duration(again)
+            ));
+        }
+    }
+    out
+}
+
+/// `ipop rpc`.
+pub(crate) fn rpc(report: &Rpc) -> String {
+    if report.messages.is_empty() {
+        return "no message has passed yet\n".into();
+    }
+    let mut out = String::new();
+    for m in &report.messages {
+        let seconds = format!("{}.{:03}", m.at_ms / 1000, m.at_ms % 1000);
+        let arrow = if m.direction == "sent" { "-->" } else { "<--" };
+        out.push_str(&format!("{seconds:>10} s {arrow} {:<12} {}\n", m.peer, m.message));
+    }
+    out
+}
+
+/// Columns as wide as their widest cell, two blanks between them.
+fn table(head: &[&str], rows: Vec<Vec<String>>, empty: &str) -> String {
+    if rows.is_empty() {
+        return format!("{empty}\n");
+    }
+    let head: Vec<String> = head.iter().map(|h| (*h).to_owned()).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| rows.iter().chain([&head]).map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    for row in [&head].into_iter().chain(&rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn octets(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (0..UNITS.len() - 1).find(|u| n >> (10 * (u + 1)) == 0).unwrap_or(UNITS.len() - 1);
+    if unit == 0 { format!("{n} B") } else { format!("{:.1} {}", n as f64 / (1u64 << (10 * unit)) as f64, UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = vec![vec!["a".into(), "long cell".into(), "x".into()], vec!["abc".into(), "b".into(), "y".into()]];
+        assert_eq!(table(&["ONE", "TWO", "3"], rows, ""), "ONE  TWO        3\na    long cell  x\nabc  b          y\n");
+        assert_eq!(table(&["ONE"], vec![], "none"), "none\n");
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        let durations: Vec<_> = [0, 59, 60, 3599, 3600, 90_000].map(duration).into();
+        assert_eq!(durations, ["0s", "59s", "1m00s", "59m59s", "1h00m", "1d01h"]);
+        let sizes: Vec<_> = [0, 1023, 1024, 1 << 20, u64::MAX].map(octets).into();
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.0 MiB", "16777216.0 TiB"]);
+    }
+}
