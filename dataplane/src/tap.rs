@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
 
 use crate::addr::MacAddr;
 use crate::wire::vnet::VNET_HEADER_LEN;
@@ -70,7 +71,7 @@ impl Tap {
         let mac = MacAddr([0xfe, a, b, c, d, e]);
         let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::with_capacity(queues) };
         for index in 0..queues {
-            let queue = tap.open_queue(index == 0, queues > 1)?;
+            let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
             tap.queues.push(queue);
         }
         tap.set_mac()?;
@@ -79,6 +80,19 @@ impl Tap {
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
         tap.set_up()?;
         Ok(tap)
+    }
+
+    /// The kernel takes a moment to let go of the device of a process that was killed: it ends the ring first.
+    fn open_queue_patiently(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        const PAUSE: Duration = Duration::from_millis(20);
+        let begin = Instant::now();
+        loop {
+            match self.open_queue(first, several) {
+                Err(TapError::Exists(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
     }
 
     fn open_queue(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {

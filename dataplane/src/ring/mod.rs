@@ -298,7 +298,8 @@ impl Ring {
     fn arm(&mut self) -> io::Result<()> {
         if !self.port_armed && self.port_pool.has_free() {
             let entry = if self.port_multishot {
-                opcode::ReadMulti::new(PORT, 0, PORT_GROUP).build()
+                // io-uring 0.7.15 overwrites the flag of a registered file here, and descriptor 0 would be read.
+                opcode::ReadMulti::new(PORT, 0, PORT_GROUP).build().flags(squeue::Flags::FIXED_FILE)
             } else {
                 opcode::Read::new(PORT, std::ptr::null_mut(), self.port_pool.buffer_len() as u32)
                     .buf_group(PORT_GROUP)
@@ -388,6 +389,8 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // Closing the descriptor ends requests some time later; this waits until none can write to our memory.
         let _ = self.queue.io.submitter().register_sync_cancel(None, CancelBuilder::any());
+        // The kernel tears a ring down in the background and would keep the TAP alive meanwhile.
+        let _ = self.queue.io.submitter().unregister_files();
     }
 }
 
