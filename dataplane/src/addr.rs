@@ -142,7 +142,7 @@ impl fmt::Display for Vlan {
     }
 }
 
-/// A peer's place in the config and in every per-peer array: 0 to [`PeerId::MAX`].
+/// A peer's place in the config and in every per-peer array: below [`PeerId::LIMIT`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PeerId(pub u16);
 

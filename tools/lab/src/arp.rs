@@ -57,12 +57,7 @@ impl Arp {
     }
 
     /// A unicast reply.
-    pub fn reply(
-        sender_mac: Mac,
-        sender_ip: Ipv4Addr,
-        target_mac: Mac,
-        target_ip: Ipv4Addr,
-    ) -> Self {
+    pub fn reply(sender_mac: Mac, sender_ip: Ipv4Addr, target_mac: Mac, target_ip: Ipv4Addr) -> Self {
         Self {
             source: sender_mac,
             destination: target_mac,
@@ -122,18 +117,9 @@ impl fmt::Display for Arp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.operation {
             Operation::Request => write!(f, "who has {}? tell {}", self.target_ip, self.sender_ip)?,
-            Operation::Reply => write!(
-                f,
-                "{} is at {}",
-                self.sender_ip,
-                format_mac(self.sender_mac)
-            )?,
+            Operation::Reply => write!(f, "{} is at {}", self.sender_ip, format_mac(self.sender_mac))?,
         }
-        let to = if self.destination == BROADCAST {
-            "everyone".to_owned()
-        } else {
-            format_mac(self.destination)
-        };
+        let to = if self.destination == BROADCAST { "everyone".to_owned() } else { format_mac(self.destination) };
         write!(f, "  ({} to {to})", format_mac(self.source))
     }
 }
@@ -179,10 +165,7 @@ mod tests {
     #[test]
     fn messages_survive_the_wire() {
         let (asker, target) = (Ipv4Addr::new(10, 0, 3, 3), Ipv4Addr::new(10, 0, 3, 104));
-        for message in [
-            Arp::request(A, asker, target),
-            Arp::reply(B, target, A, asker),
-        ] {
+        for message in [Arp::request(A, asker, target), Arp::reply(B, target, A, asker)] {
             let frame = message.frame();
             assert_eq!(frame.len(), SHORTEST);
             assert_eq!(Arp::parse(&frame), Some(message));
@@ -194,13 +177,7 @@ mod tests {
     fn macs_are_read_strictly() {
         assert_eq!(parse_mac("00:16:3e:00:00:01"), Some(A));
         assert_eq!(format_mac(A), "00:16:3e:00:00:01");
-        for wrong in [
-            "",
-            "00:16:3e:00:00",
-            "+0:16:3e:00:00:01",
-            "00:16:3e:00:00:01:02",
-            "0:16:3e:00:00:001",
-        ] {
+        for wrong in ["", "00:16:3e:00:00", "+0:16:3e:00:00:01", "00:16:3e:00:00:01:02", "0:16:3e:00:00:001"] {
             assert_eq!(parse_mac(wrong), None, "{wrong}");
         }
     }

@@ -32,11 +32,7 @@ pub struct Cmd {
 impl Cmd {
     /// The program and its arguments; no shell is involved.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self {
-            argv: argv.into_iter().map(Into::into).collect(),
-            timeout: DEFAULT_TIMEOUT,
-            heed_interrupt: true,
-        }
+        Self { argv: argv.into_iter().map(Into::into).collect(), timeout: DEFAULT_TIMEOUT, heed_interrupt: true }
     }
 
     /// Words split at spaces: for command lines that are fixed text.
@@ -75,8 +71,7 @@ impl Cmd {
 
     /// Runs it to its end, whatever the exit status.
     pub fn output(&self) -> Result<Output> {
-        self.spawn()?
-            .wait_as_told(self.timeout, self.heed_interrupt)
+        self.spawn()?.wait_as_told(self.timeout, self.heed_interrupt)
     }
 
     /// Runs it to its end and gives its stdout; anything but success is an error.
@@ -96,10 +91,7 @@ impl Cmd {
     }
 
     fn start(&self, stdout: Stdio, stderr: Stdio) -> Result<Process> {
-        let (program, arguments) = self
-            .argv
-            .split_first()
-            .ok_or_else(|| Error::other("an empty command line"))?;
+        let (program, arguments) = self.argv.split_first().ok_or_else(|| Error::other("an empty command line"))?;
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::null())
@@ -108,10 +100,7 @@ impl Cmd {
             // A group of its own: Ctrl-C reaches us, not the commands, and a kill takes the grandchildren too.
             .process_group(0)
             .spawn()
-            .map_err(|source| Error::Start {
-                command: self.line(),
-                source,
-            })?;
+            .map_err(|source| Error::Start { command: self.line(), source })?;
         Ok(Process {
             command: self.line(),
             stdout: Collector::new(child.stdout.take()),
@@ -146,16 +135,8 @@ impl Output {
         if self.success() {
             return Ok(self.stdout);
         }
-        let text = if self.stderr.trim().is_empty() {
-            self.stdout
-        } else {
-            self.stderr
-        };
-        Err(Error::Failed {
-            command: self.command,
-            status: self.status,
-            text: text.trim().to_owned(),
-        })
+        let text = if self.stderr.trim().is_empty() { self.stdout } else { self.stderr };
+        Err(Error::Failed { command: self.command, status: self.status, text: text.trim().to_owned() })
     }
 }
 
@@ -188,10 +169,7 @@ impl Process {
     /// The exit status, if it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         if self.status.is_none() {
-            self.status = self
-                .child
-                .try_wait()
-                .context(format!("waiting for `{}`", self.command))?;
+            self.status = self.child.try_wait().context(format!("waiting for `{}`", self.command))?;
         }
         Ok(self.status)
     }
@@ -244,12 +222,7 @@ impl Process {
         };
         self.stdout.finish();
         self.stderr.finish();
-        Ok(Output {
-            command: self.command.clone(),
-            status,
-            stdout: self.stdout.text(),
-            stderr: self.stderr.text(),
-        })
+        Ok(Output { command: self.command.clone(), status, stdout: self.stdout.text(), stderr: self.stderr.text() })
     }
 
     /// Sends a signal to the process itself (not to its group).
@@ -300,10 +273,7 @@ impl Collector {
             thread::spawn(move || {
                 let mut chunk = [0; 8192];
                 while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-                    bytes
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .extend_from_slice(&chunk[..count]);
+                    bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
                 }
             })
         });
@@ -311,8 +281,7 @@ impl Collector {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
-            .into_owned()
+        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
     }
 
     fn finished(&self) -> bool {

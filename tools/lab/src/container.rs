@@ -41,15 +41,7 @@ pub struct ContainerBuilder {
 
 impl ContainerBuilder {
     pub(crate) fn new(gateway: &Gateway, name: &str, kind: Kind, mac: String, ipv6: bool) -> Self {
-        Self {
-            gateway: gateway.clone(),
-            name: name.to_owned(),
-            kind,
-            mac,
-            mtu: 1500,
-            addresses: Vec::new(),
-            ipv6,
-        }
+        Self { gateway: gateway.clone(), name: name.to_owned(), kind, mac, mtu: 1500, addresses: Vec::new(), ipv6 }
     }
 
     /// What it is made of.
@@ -62,10 +54,7 @@ impl ContainerBuilder {
     /// Its addresses with prefix length, IPv4 or IPv6.
     #[must_use]
     pub fn addresses(mut self, addresses: &[&str]) -> Self {
-        self.addresses = addresses
-            .iter()
-            .map(|&address| address.to_owned())
-            .collect();
+        self.addresses = addresses.iter().map(|&address| address.to_owned()).collect();
         self
     }
 
@@ -94,25 +83,12 @@ impl ContainerBuilder {
         let (netns, lxc) = match self.kind {
             Kind::Plain => (self.start_plain()?, None),
             Kind::Lxc => {
-                let lxc = LxcContainer::create(
-                    &self.gateway,
-                    &self.name,
-                    &self.mac,
-                    &port_of(&self.name),
-                )?;
+                let lxc = LxcContainer::create(&self.gateway, &self.name, &self.mac, &port_of(&self.name))?;
                 let pid = lxc.start(&self.gateway)?;
-                (
-                    Netns::attach(self.gateway.lab_run(), &self.name, pid)?,
-                    Some(lxc),
-                )
+                (Netns::attach(self.gateway.lab_run(), &self.name, pid)?, Some(lxc))
             }
         };
-        let container = Container {
-            lxc,
-            netns,
-            vlans: Vec::new(),
-            spec: self,
-        };
+        let container = Container { lxc, netns, vlans: Vec::new(), spec: self };
         container.furnish()?;
         Ok(container)
     }
@@ -182,17 +158,14 @@ impl Container {
 
     /// Its Ethernet address.
     pub fn mac_bytes(&self) -> Result<Mac> {
-        arp::parse_mac(&self.spec.mac)
-            .ok_or_else(|| Error::other(format!("{:?} is not a MAC", self.spec.mac)))
+        arp::parse_mac(&self.spec.mac).ok_or_else(|| Error::other(format!("{:?} is not a MAC", self.spec.mac)))
     }
 
     /// Its first address, without the prefix length.
     pub fn ip(&self) -> Result<IpAddr> {
         let first = self.spec.addresses.first().map_or("", String::as_str);
         let (address, _length) = first.split_once('/').unwrap_or((first, ""));
-        address
-            .parse()
-            .map_err(|_| Error::other(format!("{} has no address", self.name())))
+        address.parse().map_err(|_| Error::other(format!("{} has no address", self.name())))
     }
 
     /// A command that will run inside: by `ip netns exec`, or by `lxc-attach`.
@@ -230,17 +203,7 @@ impl Container {
     pub fn ping(&self, target: &str, count: u32) -> Result<String> {
         let count_text = count.to_string();
         // Not the busybox applet: that one does not report duplicates in its summary.
-        let line = [
-            "ping",
-            "-n",
-            "-i",
-            "0.2",
-            "-W",
-            "2",
-            "-c",
-            &count_text,
-            target,
-        ];
+        let line = ["ping", "-n", "-i", "0.2", "-W", "2", "-c", &count_text, target];
         let limit = Duration::from_secs(10) + Duration::from_millis(200) * count;
         let output = self.command(line).timeout(limit).output()?;
         let stdout = output.clone().into_stdout()?;
@@ -248,10 +211,7 @@ impl Container {
         if stdout.contains(&whole) && !stdout.contains("duplicates") {
             Ok(stdout)
         } else {
-            Err(Error::other(format!(
-                "`{}` lost or doubled packets: {stdout}",
-                output.command
-            )))
+            Err(Error::other(format!("`{}` lost or doubled packets: {stdout}", output.command)))
         }
     }
 
@@ -264,17 +224,8 @@ impl Container {
     /// Adds the interface `eth0.<vlan>`, whose frames carry that VLAN's tag; gives its name. Not every kernel can, see
     /// [`crate::vlan_available`]; tagged frames through a [`RawPort`] always work.
     pub fn add_vlan(&mut self, vlan: u16, addresses: &[&str]) -> Result<String> {
-        self.vlans.push((
-            vlan,
-            addresses
-                .iter()
-                .map(|&address| address.to_owned())
-                .collect(),
-        ));
-        self.apply_vlan(
-            vlan,
-            self.vlans.last().map_or(&[], |(_, addresses)| addresses),
-        )
+        self.vlans.push((vlan, addresses.iter().map(|&address| address.to_owned()).collect()));
+        self.apply_vlan(vlan, self.vlans.last().map_or(&[], |(_, addresses)| addresses))
     }
 
     /// Moves it to the bridge of another gateway with the same MAC and addresses. A plain container only gets its cable
@@ -320,8 +271,7 @@ impl Container {
             self.netns.sysctl("net/ipv6/conf/all/disable_ipv6", "1")?;
         } else if self.lxc.is_some() && Path::new("/proc/sys/net/ipv6").exists() {
             self.netns.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
-            self.netns
-                .sysctl(&format!("net/ipv6/conf/{INTERFACE}/accept_dad"), "0")?;
+            self.netns.sysctl(&format!("net/ipv6/conf/{INTERFACE}/accept_dad"), "0")?;
         }
         self.apply_mtu()?;
         self.add_addresses(INTERFACE, &self.spec.addresses)?;
@@ -341,16 +291,12 @@ impl Container {
         let mtu = self.spec.mtu;
         let gateway = self.spec.gateway.netns();
         gateway.ip(&format!("link set {} mtu {mtu}", self.port()))?;
-        self.netns
-            .ip(&format!("link set {INTERFACE} mtu {mtu}"))
-            .map(drop)
+        self.netns.ip(&format!("link set {INTERFACE} mtu {mtu}")).map(drop)
     }
 
     fn apply_vlan(&self, vlan: u16, addresses: &[String]) -> Result<String> {
         let name = format!("{INTERFACE}.{vlan}");
-        self.netns.ip(&format!(
-            "link add link {INTERFACE} name {name} type vlan id {vlan}"
-        ))?;
+        self.netns.ip(&format!("link add link {INTERFACE} name {name} type vlan id {vlan}"))?;
         self.add_addresses(&name, addresses)?;
         self.netns.ip(&format!("link set {name} up"))?;
         Ok(name)
@@ -359,8 +305,7 @@ impl Container {
     fn add_addresses(&self, interface: &str, addresses: &[String]) -> Result<()> {
         for address in addresses {
             let nodad = if address.contains(':') { "nodad" } else { "" };
-            self.netns
-                .ip(&format!("address add {address} dev {interface} {nodad}"))?;
+            self.netns.ip(&format!("address add {address} dev {interface} {nodad}"))?;
         }
         Ok(())
     }

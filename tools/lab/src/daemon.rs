@@ -31,10 +31,7 @@ pub fn binary() -> Result<PathBuf> {
         return if path.is_file() {
             path.canonicalize().context("IPOP_BIN")
         } else {
-            Err(Error::other(format!(
-                "IPOP_BIN names {}, which is no file",
-                path.display()
-            )))
+            Err(Error::other(format!("IPOP_BIN names {}, which is no file", path.display())))
         };
     }
     let own = env::current_exe().context("finding the running program")?;
@@ -45,12 +42,7 @@ pub fn binary() -> Result<PathBuf> {
         .flatten()
         .map(|dir| dir.join("ipop"))
         .find(|path| path.is_file())
-        .ok_or_else(|| {
-            Error::other(format!(
-                "no `ipop` beside {}: build it, or set IPOP_BIN",
-                own.display()
-            ))
-        })
+        .ok_or_else(|| Error::other(format!("no `ipop` beside {}: build it, or set IPOP_BIN", own.display())))
 }
 
 /// A running `ipop`. Dropping it stops it: SIGTERM, and SIGKILL after three seconds.
@@ -69,26 +61,15 @@ impl Daemon {
     pub(crate) fn start(gateway: &Gateway, config: &Value, number: u32) -> Result<Self> {
         let text = |key: &str| config.get(key).and_then(Value::as_str).map(str::to_owned);
         let socket = text("control_socket").ok_or_else(|| {
-            Error::other(
-                "the configuration has no control_socket, so nobody could tell when it is ready",
-            )
+            Error::other("the configuration has no control_socket, so nobody could tell when it is ready")
         })?;
-        let base = gateway
-            .lab_run()
-            .dir()
-            .join(format!("{}-{number}", gateway.name()));
+        let base = gateway.lab_run().dir().join(format!("{}-{number}", gateway.name()));
         let (config_file, log_file) = (base.with_extension("json"), base.with_extension("log"));
         let pretty = serde_json::to_string_pretty(config).context("writing the configuration")?;
-        fs::write(&config_file, pretty + "\n")
-            .context(format!("writing {}", config_file.display()))?;
+        fs::write(&config_file, pretty + "\n").context(format!("writing {}", config_file.display()))?;
         let log = File::create(&log_file).context(format!("creating {}", log_file.display()))?;
         let binary = binary()?;
-        let argv = [
-            binary.display().to_string(),
-            "run".into(),
-            "--config".into(),
-            config_file.display().to_string(),
-        ];
+        let argv = [binary.display().to_string(), "run".into(), "--config".into(), config_file.display().to_string()];
         let process = gateway.netns().command(argv).spawn_to_file(&log)?;
         let mut daemon = Self {
             process,
@@ -106,10 +87,7 @@ impl Daemon {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let what = format!(
-            "`ipop` on {} to accept at its control socket",
-            self.gateway.name()
-        );
+        let what = format!("`ipop` on {} to accept at its control socket", self.gateway.name());
         let ready = interrupt::wait_until(&what, READY, || {
             if let Some(status) = self.process.ended()? {
                 let what = format!("`ipop` on {} ended at once ({status})", self.gateway.name());
@@ -130,10 +108,7 @@ impl Daemon {
     }
 
     fn with_log(&self, what: String) -> Error {
-        Error::Daemon {
-            what,
-            log: self.log(),
-        }
+        Error::Daemon { what, log: self.log() }
     }
 
     /// The gateway it runs on.
@@ -171,10 +146,7 @@ impl Daemon {
 
     /// The command line that asks it something: `ipop <kind> [--json] --socket PATH`.
     pub fn query(&self, kind: &str, json: bool) -> Cmd {
-        let (binary, socket) = (
-            self.binary.display().to_string(),
-            self.socket.display().to_string(),
-        );
+        let (binary, socket) = (self.binary.display().to_string(), self.socket.display().to_string());
         let json = json.then_some("--json");
         let words = [binary.as_str(), kind].into_iter().chain(json);
         Cmd::new(words.chain(["--socket", socket.as_str()]))
@@ -184,8 +156,7 @@ impl Daemon {
     pub fn status(&self, kind: &str) -> Result<Value> {
         let query = self.query(kind, true);
         let text = query.run()?;
-        serde_json::from_str(&text)
-            .map_err(|error| Error::other(format!("`{}`: {error}: {text}", query.line())))
+        serde_json::from_str(&text).map_err(|error| Error::other(format!("`{}`: {error}: {text}", query.line())))
     }
 
     /// A number from `ipop status --json` by its JSON pointer, such as "/arp/rpc_requests_sent"; 0 if it is not there.
@@ -200,9 +171,7 @@ impl Daemon {
         interrupt::wait_until(&what, timeout, || {
             let answer = self.status("peers")?;
             let peers = answer.get("peers").and_then(Value::as_array);
-            let up = peers.is_some_and(|peers| {
-                !peers.is_empty() && peers.iter().all(|peer| peer["state"] == "up")
-            });
+            let up = peers.is_some_and(|peers| !peers.is_empty() && peers.iter().all(|peer| peer["state"] == "up"));
             Ok(up.then_some(()))
         })
     }
@@ -217,10 +186,9 @@ impl Daemon {
         self.process.signal(Signal::SIGTERM)?;
         match self.wait_end(FAREWELL)? {
             Some(status) => Ok(status),
-            None => Err(self.with_log(format!(
-                "`ipop` on {} did not end {FAREWELL:?} after SIGTERM",
-                self.gateway.name()
-            ))),
+            None => {
+                Err(self.with_log(format!("`ipop` on {} did not end {FAREWELL:?} after SIGTERM", self.gateway.name())))
+            }
         }
     }
 
@@ -251,10 +219,7 @@ impl Drop for Daemon {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
-            eprintln!(
-                "--- last lines of the log of {} ---\n{tail}",
-                self.gateway.name()
-            );
+            eprintln!("--- last lines of the log of {} ---\n{tail}", self.gateway.name());
         }
         // What does not end in time is killed when the process is dropped.
         if self.process.signal(Signal::SIGTERM).is_ok() {

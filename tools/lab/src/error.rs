@@ -91,9 +91,6 @@ pub(crate) trait Context<T> {
 
 impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
     fn context(self, what: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::System {
-            what: what.into(),
-            source: source.into(),
-        })
+        self.map_err(|source| Error::System { what: what.into(), source: source.into() })
     }
 }

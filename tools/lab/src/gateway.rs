@@ -35,12 +35,7 @@ struct Inner {
 
 impl Gateway {
     pub(crate) fn new(index: usize, roster: &Arc<[Member]>, netns: Netns) -> Self {
-        Self(Arc::new(Inner {
-            index,
-            roster: Arc::clone(roster),
-            netns,
-            daemons: AtomicU32::new(0),
-        }))
+        Self(Arc::new(Inner { index, roster: Arc::clone(roster), netns, daemons: AtomicU32::new(0) }))
     }
 
     /// gw-a, gw-b, ...
@@ -86,14 +81,9 @@ impl Gateway {
     /// The default configuration of `ipop` for this gateway: clear text, with all other gateways as peers. Change what
     /// shall be different by indexing: `config["arp_expiry"] = 2.into()`.
     pub fn config(&self) -> Value {
-        let others = self
-            .0
-            .roster
-            .iter()
-            .filter(|member| member.name != self.name());
-        let peers: Vec<Value> = others
-            .map(|member| json!({ "name": member.name, "address": member.endpoint.to_string() }))
-            .collect();
+        let others = self.0.roster.iter().filter(|member| member.name != self.name());
+        let peers: Vec<Value> =
+            others.map(|member| json!({ "name": member.name, "address": member.endpoint.to_string() })).collect();
         let socket = self.lab_run().dir().join(format!("{}.sock", self.name()));
         json!({
             "switchmode": 1,
@@ -118,16 +108,12 @@ impl Gateway {
     /// Pulls the cable to the underlay, or puts it back.
     pub fn set_underlay(&self, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
-        self.netns()
-            .ip(&format!("link set {UPLINK} {state}"))
-            .map(drop)
+        self.netns().ip(&format!("link set {UPLINK} {state}")).map(drop)
     }
 
     /// Changes the MTU of the uplink.
     pub fn set_underlay_mtu(&self, mtu: u32) -> Result<()> {
-        self.netns()
-            .ip(&format!("link set {UPLINK} mtu {mtu}"))
-            .map(drop)
+        self.netns().ip(&format!("link set {UPLINK} mtu {mtu}")).map(drop)
     }
 
     /// The run that this gateway belongs to.
@@ -137,8 +123,7 @@ impl Gateway {
 
     /// Puts a port into the bridge and waits until it forwards.
     pub(crate) fn plug(&self, port: &str) -> Result<()> {
-        self.netns()
-            .ip(&format!("link set {port} master {BRIDGE} up"))?;
+        self.netns().ip(&format!("link set {port} master {BRIDGE} up"))?;
         self.netns().wait_forwarding(port, PORT_READY)
     }
 }

@@ -23,8 +23,7 @@ fn flag() -> &'static Arc<AtomicBool> {
 /// From now on SIGINT, SIGTERM and SIGHUP set the flag instead of ending the program.
 pub fn install() -> Result<()> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(flag()))
-            .context("installing a signal handler")?;
+        signal_hook::flag::register(signal, Arc::clone(flag())).context("installing a signal handler")?;
     }
     Ok(())
 }
@@ -36,11 +35,7 @@ pub fn requested() -> bool {
 
 /// [`Error::Interrupted`] once a signal has arrived.
 pub fn check() -> Result<()> {
-    if requested() {
-        Err(Error::Interrupted)
-    } else {
-        Ok(())
-    }
+    if requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 /// Sleeps, unless a signal arrives first.
@@ -57,21 +52,14 @@ pub fn sleep(time: Duration) -> Result<()> {
 }
 
 /// Asks `ready` again and again until it gives a value; fails when `timeout` has passed, or when a signal arrives.
-pub fn wait_until<T>(
-    what: &str,
-    timeout: Duration,
-    mut ready: impl FnMut() -> Result<Option<T>>,
-) -> Result<T> {
+pub fn wait_until<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let end = Instant::now() + timeout;
     loop {
         if let Some(value) = ready()? {
             return Ok(value);
         }
         if Instant::now() >= end {
-            return Err(Error::InVain {
-                what: what.to_owned(),
-                after: timeout,
-            });
+            return Err(Error::InVain { what: what.to_owned(), after: timeout });
         }
         sleep(GLANCE)?;
     }

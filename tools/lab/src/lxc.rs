@@ -53,14 +53,8 @@ impl LxcContainer {
         let run = Arc::clone(gateway.lab_run());
         let path = run.dir().join(PATH);
         fs::create_dir_all(&path).context(format!("creating {}", path.display()))?;
-        let container = Self {
-            run,
-            name: name.to_owned(),
-        };
-        container
-            .lxc(gateway, "lxc-create", &["-t", "busybox"])
-            .timeout(Duration::from_secs(60))
-            .run()?;
+        let container = Self { run, name: name.to_owned() };
+        container.lxc(gateway, "lxc-create", &["-t", "busybox"]).timeout(Duration::from_secs(60)).run()?;
         container.configure(mac, port)?;
         Ok(container)
     }
@@ -71,20 +65,12 @@ impl LxcContainer {
         let log = self.dir().join("log");
         let _ = fs::remove_file(&log);
         let log_name = log.display().to_string();
-        if let Err(error) = self
-            .lxc(gateway, "lxc-start", &["-d", "-l", "WARN", "-o", &log_name])
-            .run()
-        {
+        if let Err(error) = self.lxc(gateway, "lxc-start", &["-d", "-l", "WARN", "-o", &log_name]).run() {
             let log = fs::read_to_string(&log).unwrap_or_default();
             return Err(Error::other(format!("{error}\n{}", log.trim())));
         }
         let pid = self.lxc(gateway, "lxc-info", &["-p", "-H"]).run()?;
-        pid.trim().parse().map_err(|_| {
-            Error::other(format!(
-                "lxc-info gives {pid:?} as the process of {}",
-                self.name
-            ))
-        })
+        pid.trim().parse().map_err(|_| Error::other(format!("lxc-info gives {pid:?} as the process of {}", self.name)))
     }
 
     /// Stops it without asking its init, which would take its time.
@@ -98,22 +84,10 @@ impl LxcContainer {
     }
 
     /// A command inside the container.
-    pub(crate) fn attach<S: Into<String>>(
-        &self,
-        gateway: &Gateway,
-        argv: impl IntoIterator<Item = S>,
-    ) -> Cmd {
-        let options = [
-            "--clear-env",
-            "-v",
-            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-            "--",
-        ];
-        let words: Vec<String> = options
-            .map(str::to_owned)
-            .into_iter()
-            .chain(argv.into_iter().map(Into::into))
-            .collect();
+    pub(crate) fn attach<S: Into<String>>(&self, gateway: &Gateway, argv: impl IntoIterator<Item = S>) -> Cmd {
+        let options = ["--clear-env", "-v", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "--"];
+        let words: Vec<String> =
+            options.map(str::to_owned).into_iter().chain(argv.into_iter().map(Into::into)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         self.lxc(gateway, "lxc-attach", &words)
     }
@@ -133,13 +107,7 @@ impl LxcContainer {
     }
 
     fn lxc(&self, gateway: &Gateway, program: &str, options: &[&str]) -> Cmd {
-        Cmd::new(lxc_line(
-            self.run.dir(),
-            gateway.netns().name(),
-            program,
-            &self.name,
-            options,
-        ))
+        Cmd::new(lxc_line(self.run.dir(), gateway.netns().name(), program, &self.name, options))
     }
 
     /// Writes down where the container lives, for whoever must remove it.
@@ -155,13 +123,8 @@ impl LxcContainer {
     fn configure(&self, mac: &str, port: &str) -> Result<()> {
         let file = self.dir().join("config");
         let template = fs::read_to_string(&file).context(format!("reading {}", file.display()))?;
-        let foreign =
-            |line: &&str| !line.starts_with("lxc.net.") && !line.starts_with("lxc.apparmor.");
-        let mut config: Vec<String> = template
-            .lines()
-            .filter(foreign)
-            .map(str::to_owned)
-            .collect();
+        let foreign = |line: &&str| !line.starts_with("lxc.net.") && !line.starts_with("lxc.apparmor.");
+        let mut config: Vec<String> = template.lines().filter(foreign).map(str::to_owned).collect();
         if template.contains("\nlxc.apparmor.") {
             config.push("lxc.apparmor.profile = unconfined".into());
         }
@@ -176,13 +139,10 @@ impl LxcContainer {
         for tool in TOOLS {
             if let Some(path) = requirement::tool(tool) {
                 let path = path.display();
-                config.push(format!(
-                    "lxc.mount.entry = {path} usr/bin/{tool} none ro,bind,create=file 0 0"
-                ));
+                config.push(format!("lxc.mount.entry = {path} usr/bin/{tool} none ro,bind,create=file 0 0"));
             }
         }
-        fs::write(&file, config.join("\n") + "\n")
-            .context(format!("writing {}", file.display()))?;
+        fs::write(&file, config.join("\n") + "\n").context(format!("writing {}", file.display()))?;
         let script = self.dir().join("rootfs/etc/init.d/rcS");
         fs::write(&script, START_SCRIPT).context(format!("writing {}", script.display()))
     }
@@ -210,24 +170,13 @@ impl Drop for LxcContainer {
 }
 
 /// `<program> -P <path> -n <name> <options>` in the namespace, with the host's cgroups.
-fn lxc_line(
-    run_dir: &Path,
-    namespace: &str,
-    program: &str,
-    name: &str,
-    options: &[&str],
-) -> Vec<String> {
+fn lxc_line(run_dir: &Path, namespace: &str, program: &str, name: &str, options: &[&str]) -> Vec<String> {
     let side = run_dir.join(SIDE);
     // A failure shows when something is mounted there.
     let _ = fs::create_dir_all(&side);
-    let (side, path) = (
-        side.display().to_string(),
-        run_dir.join(PATH).display().to_string(),
-    );
+    let (side, path) = (side.display().to_string(), run_dir.join(PATH).display().to_string());
     let inside = format!("INSIDE={INSIDE}");
-    let enter = [
-        "env", &inside, "unshare", "-m", "sh", "-c", OUTSIDE, "sh", &side, namespace,
-    ];
+    let enter = ["env", &inside, "unshare", "-m", "sh", "-c", OUTSIDE, "sh", &side, namespace];
     let lxc = [program, "-P", &path, "-n", name];
     let words = enter.into_iter().chain(lxc).chain(options.iter().copied());
     words.map(str::to_owned).collect()
@@ -271,22 +220,13 @@ pub fn lxc_available() -> std::result::Result<(), String> {
 
 fn probe() -> std::result::Result<(), String> {
     requirement::lab_available()?;
-    for program in [
-        "lxc-create",
-        "lxc-start",
-        "lxc-attach",
-        "lxc-info",
-        "lxc-stop",
-        "unshare",
-    ] {
+    for program in ["lxc-create", "lxc-start", "lxc-attach", "lxc-info", "lxc-stop", "unshare"] {
         if requirement::tool(program).is_none() {
             return Err(format!("{program} is not installed (package lxc)"));
         }
     }
     if !Path::new("/usr/share/lxc/templates/lxc-busybox").exists() {
-        return Err(
-            "LXC's template \"busybox\" is not installed (package lxc-templates, or lxc)".into(),
-        );
+        return Err("LXC's template \"busybox\" is not installed (package lxc-templates, or lxc)".into());
     }
     if requirement::tool("busybox").is_none() {
         return Err("busybox is not installed (package busybox-static)".into());

@@ -32,9 +32,7 @@ pub struct Netns {
 impl Netns {
     /// Creates the namespace `<run>-<label>`, with `lo` up and without the delays of IPv6 duplicate address detection.
     pub fn new(run: &Arc<Run>, label: &str) -> Result<Self> {
-        let netns = Self::named(run, label, |name| {
-            ["ip", "netns", "add", name].map(str::to_owned).into()
-        })?;
+        let netns = Self::named(run, label, |name| ["ip", "netns", "add", name].map(str::to_owned).into())?;
         if Path::new("/proc/sys/net/ipv6").exists() {
             // The larger of "all" and the interface's own value counts, so both.
             netns.sysctl("net/ipv6/conf/all/accept_dad", "0")?;
@@ -48,34 +46,21 @@ impl Netns {
 
     /// Gives the namespace in which the process `pid` lives the name `<run>-<label>`.
     pub(crate) fn attach(run: &Arc<Run>, label: &str, pid: u32) -> Result<Self> {
-        Self::named(run, label, |name| {
-            ["ip", "netns", "attach", name, &pid.to_string()]
-                .map(str::to_owned)
-                .into()
-        })
+        Self::named(run, label, |name| ["ip", "netns", "attach", name, &pid.to_string()].map(str::to_owned).into())
     }
 
     /// Lets the name stand for the namespace of another process, once the first one is gone.
     pub(crate) fn attach_again(&self, pid: u32) -> Result<()> {
         remove(&self.name)?;
         let _one_at_a_time = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
-        Cmd::new(["ip", "netns", "attach", &self.name, &pid.to_string()])
-            .run()
-            .map(drop)
+        Cmd::new(["ip", "netns", "attach", &self.name, &pid.to_string()]).run().map(drop)
     }
 
-    fn named(
-        run: &Arc<Run>,
-        label: &str,
-        command: impl FnOnce(&str) -> Vec<String>,
-    ) -> Result<Self> {
+    fn named(run: &Arc<Run>, label: &str, command: impl FnOnce(&str) -> Vec<String>) -> Result<Self> {
         let name = format!("{}-{label}", run.name());
         let _one_at_a_time = ADDING.lock().unwrap_or_else(PoisonError::into_inner);
         Cmd::new(command(&name)).run()?;
-        Ok(Self {
-            name,
-            run: Arc::clone(run),
-        })
+        Ok(Self { name, run: Arc::clone(run) })
     }
 
     /// The name that `ip netns exec` takes.
@@ -150,8 +135,7 @@ impl Netns {
     pub fn wait_forwarding(&self, port: &str, timeout: Duration) -> Result<()> {
         let what = format!("{port} in {} to forward", self.name);
         interrupt::wait_until(&what, timeout, || {
-            let shown =
-                Cmd::words(&format!("ip -n {} -j -d link show dev {port}", self.name)).output()?;
+            let shown = Cmd::words(&format!("ip -n {} -j -d link show dev {port}", self.name)).output()?;
             let links: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
             let state = links.pointer("/0/linkinfo/info_slave_data/state");
             Ok((state.and_then(|state| state.as_str()) == Some("forwarding")).then_some(()))
@@ -166,11 +150,7 @@ impl Netns {
 
     /// One text out of what `ip` tells about an interface; `None` also while there is no such interface.
     fn link_property(&self, interface: &str, pointer: &str) -> Result<Option<String>> {
-        let shown = Cmd::words(&format!(
-            "ip -n {} -j -d link show dev {interface}",
-            self.name
-        ))
-        .output()?;
+        let shown = Cmd::words(&format!("ip -n {} -j -d link show dev {interface}", self.name)).output()?;
         let links: serde_json::Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
         let value = links.get(0).and_then(|link| link.pointer(pointer));
         Ok(value.and_then(|value| value.as_str()).map(str::to_owned))
@@ -195,10 +175,7 @@ impl Drop for Netns {
 /// The names of all namespaces of the machine.
 pub(crate) fn list() -> Result<Vec<String>> {
     match fs::read_dir(PINNED) {
-        Ok(entries) => Ok(entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .collect()),
+        Ok(entries) => Ok(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error).context(format!("reading {PINNED}")),
     }
@@ -209,10 +186,7 @@ pub(crate) fn remove(name: &str) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(3);
     // A process may fork while it is being killed, so look again.
     while let Ok(pids) = cleanup(["ip", "netns", "pids", name]).run() {
-        let pids: Vec<i32> = pids
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect();
+        let pids: Vec<i32> = pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
         if pids.is_empty() || Instant::now() > end {
             break;
         }

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind,
-    cmsg_space, recvmsg, send, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, cmsg_space,
+    recvmsg, send, setsockopt, socket, sockopt,
 };
 
 use crate::error::{Context, Result};
@@ -37,13 +37,7 @@ type AuxData = [u8; 20];
 /// PACKET_AUXDATA: the kernel takes the VLAN tag out of a frame and tells it beside.
 #[derive(Debug, Clone, Copy)]
 struct PacketAuxData;
-nix::setsockopt_impl!(
-    PacketAuxData,
-    libc::SOL_PACKET,
-    libc::PACKET_AUXDATA,
-    bool,
-    sockopt::SetBool
-);
+nix::setsockopt_impl!(PacketAuxData, libc::SOL_PACKET, libc::PACKET_AUXDATA, bool, sockopt::SetBool);
 
 /// Which frames [`RawPort`] gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,9 +84,11 @@ impl RawPort {
 
     /// Sends a whole Ethernet frame, without check sequence.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        send(self.socket.as_raw_fd(), frame, MsgFlags::empty())
-            .map(drop)
-            .context(format!("sending {} bytes on {}", frame.len(), self.name))
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).map(drop).context(format!(
+            "sending {} bytes on {}",
+            frame.len(),
+            self.name
+        ))
     }
 
     /// The next frame; `None` if none comes in time.
@@ -108,9 +104,7 @@ impl RawPort {
             }
             interrupt::check()?;
             // In slices, so that an interrupt is noticed; and rounded up, so that the last one does not spin.
-            let slice = u16::try_from(left.as_millis() + 1)
-                .unwrap_or(u16::MAX)
-                .min(50);
+            let slice = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX).min(50);
             let mut waiting = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut waiting, PollTimeout::from(slice)) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -123,8 +117,7 @@ impl RawPort {
 
     /// All frames that come during `time`.
     pub fn capture(&mut self, time: Duration) -> Result<Vec<Vec<u8>>> {
-        self.capture_until(time, |_| false)
-            .map(|(frames, _)| frames)
+        self.capture_until(time, |_| false).map(|(frames, _)| frames)
     }
 
     /// All frames up to the first that `last` accepts (that one included), but for no longer than `timeout`. The flag
@@ -157,21 +150,12 @@ impl RawPort {
         loop {
             let mut control = [0; cmsg_space::<AuxData>()];
             let mut parts = [IoSliceMut::new(&mut self.buffer)];
-            let received = recvmsg::<LinkAddr>(
-                self.socket.as_raw_fd(),
-                &mut parts,
-                Some(&mut control),
-                MsgFlags::empty(),
-            );
+            let received =
+                recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty());
             let (length, outgoing, tag) = match received {
                 Ok(message) => {
-                    let outgoing = message
-                        .address
-                        .is_some_and(|from| from.pkttype() == OUTGOING);
-                    let tag = message
-                        .cmsgs()
-                        .ok()
-                        .and_then(|mut all| all.find_map(|one| tag_in(&one)));
+                    let outgoing = message.address.is_some_and(|from| from.pkttype() == OUTGOING);
+                    let tag = message.cmsgs().ok().and_then(|mut all| all.find_map(|one| tag_in(&one)));
                     (message.bytes, outgoing, tag)
                 }
                 Err(Errno::EAGAIN) => return Ok(None),
@@ -201,11 +185,7 @@ fn tag_in(message: &ControlMessageOwned) -> Option<[u8; 4]> {
     let [s0, s1, s2, s3, .., tci0, tci1, tpid0, tpid1] = *data;
     let status = u32::from_ne_bytes([s0, s1, s2, s3]);
     let tci = u16::from_ne_bytes([tci0, tci1]);
-    let tpid = if status & VLAN_TPID_VALID == 0 {
-        DOT1Q
-    } else {
-        u16::from_ne_bytes([tpid0, tpid1])
-    };
+    let tpid = if status & VLAN_TPID_VALID == 0 { DOT1Q } else { u16::from_ne_bytes([tpid0, tpid1]) };
     let ([a, b], [c, d]) = (tpid.to_be_bytes(), tci.to_be_bytes());
     (status & VLAN_VALID != 0).then_some([a, b, c, d])
 }
@@ -217,12 +197,7 @@ fn open(interface: &str) -> nix::Result<OwnedFd> {
     let address = links.find_map(|link| link.address?.as_link_addr().copied());
     let address = address.ok_or(Errno::ENODEV)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let socket = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        flags,
-        SockProtocol::EthAll,
-    )?;
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
     setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
     setsockopt(&socket, PacketAuxData, &true)?;
     bind(socket.as_raw_fd(), &address)?;
@@ -234,9 +209,7 @@ fn open(interface: &str) -> nix::Result<OwnedFd> {
 /// `local` may be `0.0.0.0:0` or `[::]:0`. Receiving gives up after `timeout`.
 pub fn udp_socket(netns: &Netns, local: SocketAddr, timeout: Duration) -> Result<UdpSocket> {
     let what = format!("opening a UDP socket on {local} in {}", netns.name());
-    let socket = netns
-        .within(|| UdpSocket::bind(local))?
-        .context(what.clone())?;
+    let socket = netns.within(|| UdpSocket::bind(local))?.context(what.clone())?;
     socket.set_read_timeout(Some(timeout)).context(what)?;
     Ok(socket)
 }

@@ -30,11 +30,7 @@ pub fn lab_available() -> Result<(), String> {
     if !is_root() {
         return Err("needs root, for network namespaces".into());
     }
-    for (program, package) in [
-        ("ip", "iproute2"),
-        ("bridge", "iproute2"),
-        ("ping", "iputils-ping"),
-    ] {
+    for (program, package) in [("ip", "iproute2"), ("bridge", "iproute2"), ("ping", "iputils-ping")] {
         if tool(program).is_none() {
             return Err(format!("{program} is not installed (package {package})"));
         }
@@ -51,9 +47,7 @@ pub fn ipop_available() -> Result<(), String> {
     if !Path::new("/dev/net/tun").exists() {
         return Err("/dev/net/tun is missing (modprobe tun)".into());
     }
-    crate::daemon::binary()
-        .map(drop)
-        .map_err(|error| error.to_string())
+    crate::daemon::binary().map(drop).map_err(|error| error.to_string())
 }
 
 /// Can containers have VLAN interfaces here? Found out once, by making one; the error is the reason why not.

@@ -50,8 +50,7 @@ impl Run {
     fn create(name: String) -> Result<Arc<Self>> {
         let dir = Path::new(HOME).join(&name);
         // Another run that ends at this moment may remove HOME between the two calls, so try again.
-        let create =
-            || fs::create_dir_all(HOME).and_then(|()| DirBuilder::new().mode(0o700).create(&dir));
+        let create = || fs::create_dir_all(HOME).and_then(|()| DirBuilder::new().mode(0o700).create(&dir));
         let mut created = create();
         for _ in 0..10 {
             match &created {
@@ -60,11 +59,7 @@ impl Run {
             }
         }
         created.context(format!("creating {}", dir.display()))?;
-        Ok(Arc::new(Self {
-            name,
-            dir,
-            kept: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(Self { name, dir, kept: AtomicBool::new(false) }))
     }
 
     /// What the names of this run's namespaces begin with.
@@ -129,23 +124,14 @@ pub fn tear_down(name: &str) -> Result<()> {
 /// Removes what runs left behind whose process no longer lives (`kill -9`, a power cut). Named runs are not touched.
 /// Returns the names of the runs that were removed.
 pub fn clean_stale() -> Result<Vec<String>> {
-    let mut names: Vec<String> = netns::list()?
-        .iter()
-        .filter_map(|namespace| run_of(namespace))
-        .map(str::to_owned)
-        .collect();
+    let mut names: Vec<String> =
+        netns::list()?.iter().filter_map(|namespace| run_of(namespace)).map(str::to_owned).collect();
     if let Ok(entries) = fs::read_dir(HOME) {
-        names.extend(
-            entries
-                .flatten()
-                .filter_map(|entry| entry.file_name().into_string().ok()),
-        );
+        names.extend(entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()));
     }
     names.sort();
     names.dedup();
-    names.retain(|name| {
-        pid_of(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
-    });
+    names.retain(|name| pid_of(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()));
     for name in &names {
         tear_down(name)?;
     }
@@ -169,10 +155,7 @@ fn pid_of(run: &str) -> Option<u32> {
 
 fn namespaces_of(run: &str) -> Result<Vec<String>> {
     let prefix = format!("{run}-");
-    Ok(netns::list()?
-        .into_iter()
-        .filter(|namespace| namespace.starts_with(&prefix))
-        .collect())
+    Ok(netns::list()?.into_iter().filter(|namespace| namespace.starts_with(&prefix)).collect())
 }
 
 /// A command that belongs to taking things down: it runs even after Ctrl-C.

@@ -158,14 +158,8 @@ impl Builder {
         if !(2..=26).contains(&self.gateways) {
             return Err(Error::other(format!("a lab of {} gateways", self.gateways)));
         }
-        if let Some((gateway, _)) = self
-            .bridge_addresses
-            .iter()
-            .find(|(gateway, _)| *gateway >= self.gateways)
-        {
-            return Err(Error::other(format!(
-                "no gateway {gateway} for a bridge address"
-            )));
+        if let Some((gateway, _)) = self.bridge_addresses.iter().find(|(gateway, _)| *gateway >= self.gateways) {
+            return Err(Error::other(format!("no gateway {gateway} for a bridge address")));
         }
         let run = match &self.name {
             Some(name) => Run::named(name)?,
@@ -190,14 +184,7 @@ impl Builder {
         for gateway in &gateways {
             gateway.netns().wait_carrier(UPLINK, PORT_READY)?;
         }
-        Ok(Lab {
-            underlay,
-            gateways,
-            kind: self.kind,
-            inner_ipv6: self.inner_ipv6,
-            containers: AtomicU32::new(0),
-            run,
-        })
+        Ok(Lab { underlay, gateways, kind: self.kind, inner_ipv6: self.inner_ipv6, containers: AtomicU32::new(0), run })
     }
 
     /// Lays the cables of the underlay.
@@ -205,18 +192,16 @@ impl Builder {
         let mtu = self.underlay_mtu;
         if let ([first, second], false) = (gateways, self.switched) {
             let far = second.netns().name();
-            first.netns().ip(&format!(
-                "link add {UPLINK} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {far}"
-            ))?;
+            first
+                .netns()
+                .ip(&format!("link add {UPLINK} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {far}"))?;
             return Ok(None);
         }
         let switch = Netns::new(run, UNDERLAY)?;
         add_bridge(&switch, UNDERLAY, "02:00:00:00:99:00")?;
         for gateway in gateways {
             let (port, far) = (uplink_port(gateway), gateway.netns().name());
-            switch.ip(&format!(
-                "link add {port} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {far}"
-            ))?;
+            switch.ip(&format!("link add {port} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {far}"))?;
             switch.ip(&format!("link set {port} master {UNDERLAY} up"))?;
         }
         Ok(Some(switch))
@@ -230,9 +215,7 @@ impl Builder {
             Family::V6 => (64, "nodad"),
         };
         let address = gateway.underlay_ip();
-        netns.ip(&format!(
-            "address add {address}/{length} dev {UPLINK} {nodad}"
-        ))?;
+        netns.ip(&format!("address add {address}/{length} dev {UPLINK} {nodad}"))?;
         netns.ip(&format!("link set {UPLINK} up"))?;
         let has_ipv6 = Path::new("/proc/sys/net/ipv6").exists();
         if has_ipv6 {
@@ -247,11 +230,7 @@ impl Builder {
         if let Some(mtu) = self.bridge_mtu {
             netns.ip(&format!("link set {BRIDGE} mtu {mtu}"))?;
         }
-        for (_, address) in self
-            .bridge_addresses
-            .iter()
-            .filter(|(index, _)| *index == gateway.index())
-        {
+        for (_, address) in self.bridge_addresses.iter().filter(|(index, _)| *index == gateway.index()) {
             netns.ip(&format!("address add {address} dev {BRIDGE}"))?;
         }
         Ok(())
@@ -260,9 +239,7 @@ impl Builder {
 
 /// A bridge that forwards at once, floods what a hub would flood, and keeps its address whatever its ports are.
 fn add_bridge(netns: &Netns, name: &str, mac: &str) -> Result<()> {
-    netns.ip(&format!(
-        "link add {name} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
-    ))?;
+    netns.ip(&format!("link add {name} address {mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"))?;
     netns.ip(&format!("link set {name} up")).map(drop)
 }
 
@@ -320,9 +297,7 @@ impl Lab {
 
     /// Starts a container of the lab's kind on a gateway's bridge, with addresses such as 10.0.3.3/24.
     pub fn container(&self, gateway: usize, name: &str, addresses: &[&str]) -> Result<Container> {
-        self.container_builder(gateway, name)
-            .addresses(addresses)
-            .start()
+        self.container_builder(gateway, name).addresses(addresses).start()
     }
 
     /// A container that can be changed before it is started.
@@ -337,11 +312,7 @@ impl Lab {
     /// Starts `ipop` with the default configuration on all gateways and waits until all hear each other.
     pub fn start_ipop(&self) -> Result<Vec<Daemon>> {
         let start = |gateway: &Gateway| gateway.start_ipop(&gateway.config());
-        let daemons = self
-            .gateways
-            .iter()
-            .map(start)
-            .collect::<Result<Vec<_>>>()?;
+        let daemons = self.gateways.iter().map(start).collect::<Result<Vec<_>>>()?;
         for daemon in &daemons {
             daemon.wait_peers_up(PEERS_UP)?;
         }
@@ -353,12 +324,8 @@ impl Lab {
         let (hub, others) = self.gateways.split_first().expect("a lab has gateways");
         for other in others {
             let (port, far) = (format!("x-{}", other.name()), other.netns().name());
-            hub.netns().ip(&format!(
-                "link add {port} master {BRIDGE} up type veth peer name x netns {far}"
-            ))?;
-            other
-                .netns()
-                .ip(&format!("link set x master {BRIDGE} up"))?;
+            hub.netns().ip(&format!("link add {port} master {BRIDGE} up type veth peer name x netns {far}"))?;
+            other.netns().ip(&format!("link set x master {BRIDGE} up"))?;
             hub.netns().wait_forwarding(&port, PORT_READY)?;
             other.netns().wait_forwarding("x", PORT_READY)?;
         }
@@ -369,21 +336,11 @@ impl Lab {
     pub fn join_by_vxlan(&self) -> Result<()> {
         for gateway in &self.gateways {
             let (netns, local) = (gateway.netns(), gateway.underlay_ip());
-            netns.ip(&format!(
-                "link add vxlan0 type vxlan id 42 dev {UPLINK} local {local} dstport 4789"
-            ))?;
-            for other in self
-                .gateways
-                .iter()
-                .filter(|other| other.index() != gateway.index())
-            {
+            netns.ip(&format!("link add vxlan0 type vxlan id 42 dev {UPLINK} local {local} dstport 4789"))?;
+            for other in self.gateways.iter().filter(|other| other.index() != gateway.index()) {
                 let remote = other.underlay_ip().to_string();
                 let everyone = ["bridge", "fdb", "append", "00:00:00:00:00:00"];
-                netns.run(
-                    everyone
-                        .into_iter()
-                        .chain(["dev", "vxlan0", "dst", &remote]),
-                )?;
+                netns.run(everyone.into_iter().chain(["dev", "vxlan0", "dst", &remote]))?;
             }
             netns.ip(&format!("link set vxlan0 master {BRIDGE} up"))?;
             netns.wait_forwarding("vxlan0", PORT_READY)?;
@@ -394,10 +351,7 @@ impl Lab {
     /// Makes the path to one gateway a black hole for larger packets: the switch drops them without a word, while the
     /// gateways' own MTU stays. Needs [`Builder::switched`] or more than two gateways.
     pub fn set_path_mtu(&self, gateway: usize, mtu: u32) -> Result<()> {
-        let switch = self
-            .underlay
-            .as_ref()
-            .ok_or_else(|| Error::other("set_path_mtu needs a switched underlay"))?;
+        let switch = self.underlay.as_ref().ok_or_else(|| Error::other("set_path_mtu needs a switched underlay"))?;
         let port = uplink_port(self.gateway(gateway));
         switch.ip(&format!("link set {port} mtu {mtu}")).map(drop)
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use ipop_lab::arp::{Arp, Operation};
 use ipop_lab::{
-    BRIDGE, Cmd, Container, Direction, Error, Family, Kind, Lab, RawPort, clean_stale, exists,
-    interrupt, lab_available, lxc_available, tear_down, udp_socket, vlan_available,
+    BRIDGE, Cmd, Container, Direction, Error, Family, Kind, Lab, RawPort, clean_stale, exists, interrupt,
+    lab_available, lxc_available, tear_down, udp_socket, vlan_available,
 };
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -52,10 +52,7 @@ fn main() -> ExitCode {
         plain("a_pulled_cable_can_be_put_back", cable),
         plain("a_command_that_hangs_is_killed", timeout),
         plain("an_error_tells_command_and_stderr", failure),
-        plain(
-            "the_default_configuration_names_the_other_gateways",
-            configuration,
-        ),
+        plain("the_default_configuration_names_the_other_gateways", configuration),
         plain("nothing_remains_after_a_panic", panic),
         plain("two_labs_at_once", two_labs),
         plain("a_kept_lab_is_taken_down_by_name", kept),
@@ -72,9 +69,7 @@ fn main() -> ExitCode {
 fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
     match available {
         Ok(()) => Trial::test(name, test),
-        Err(reason) => {
-            Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true)
-        }
+        Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
     }
 }
 
@@ -92,26 +87,17 @@ fn ensure(condition: bool, what: &str) -> Outcome {
 /// Fails while anything of a run is left: namespaces, files, processes inside.
 fn ensure_gone(run: &str, dir: &Path) -> Outcome {
     let namespaces = Cmd::words("ip netns list").run()?;
-    ensure(
-        !namespaces.contains(run),
-        &format!("namespaces of {run} remain: {namespaces}"),
-    )?;
+    ensure(!namespaces.contains(run), &format!("namespaces of {run} remain: {namespaces}"))?;
     ensure(!dir.exists(), &format!("{} remains", dir.display()))?;
     ensure(!exists(run), &format!("{run} still exists"))?;
     let processes = Cmd::words("ps -e -o pid,args").run()?;
-    ensure(
-        !processes.contains(&format!("{run}/")),
-        &format!("processes remain: {processes}"),
-    )
+    ensure(!processes.contains(&format!("{run}/")), &format!("processes remain: {processes}"))
 }
 
 fn veth_joins() -> Outcome {
     let lab = Lab::builder().build()?;
     let (c0, c1) = pair(&lab)?;
-    ensure(
-        c0.ping(THERE, 1).is_err(),
-        "nothing joins the bridges, yet a ping passes",
-    )?;
+    ensure(c0.ping(THERE, 1).is_err(), "nothing joins the bridges, yet a ping passes")?;
     // That nobody answered is remembered for a while.
     c0.netns().ip("neigh flush all")?;
     lab.join_by_veth()?;
@@ -122,10 +108,7 @@ fn veth_joins() -> Outcome {
 }
 
 fn vxlan_joins() -> Outcome {
-    let lab = Lab::builder()
-        .family(Family::V6)
-        .underlay_mtu(1600)
-        .build()?;
+    let lab = Lab::builder().family(Family::V6).underlay_mtu(1600).build()?;
     lab.join_by_vxlan()?;
     let (c0, _c1) = pair(&lab)?;
     c0.ping(THERE, 3)?;
@@ -144,11 +127,7 @@ fn four_gateways() -> Outcome {
         containers.push(lab.container(index, name, &[&format!("{address}/24")])?);
     }
     for (index, container) in containers.iter().enumerate() {
-        for (other, address) in addresses
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index)
-        {
+        for (other, address) in addresses.iter().enumerate().filter(|(other, _)| *other != index) {
             container.ping(address, 1)?;
             let underlay = format!("10.99.0.{}", other + 1);
             lab.gateway(index).run(["ping", "-c1", "-W2", &underlay])?;
@@ -189,9 +168,7 @@ fn vlan() -> Outcome {
     // A raw port on the VLAN's interface sees what belongs to the VLAN.
     let mut port = RawPort::open(c1.netns(), "eth0.10")?;
     c0.ping("10.10.0.2", 1)?;
-    let (_, seen) = port.capture_until(Duration::from_secs(2), |frame| {
-        frame.get(12..14) == Some(&[0x08, 0x00])
-    })?;
+    let (_, seen) = port.capture_until(Duration::from_secs(2), |frame| frame.get(12..14) == Some(&[0x08, 0x00]))?;
     ensure(seen, "the raw port on the VLAN saw nothing")
 }
 
@@ -204,40 +181,19 @@ fn raw_port() -> Outcome {
     let mut bridge = RawPort::open_for(lab.gateway(1).netns(), BRIDGE, Direction::Both)?;
     let request = Arp::request(c0.mac_bytes()?, here, there);
     port.send(&request.frame())?;
-    let answer =
-        |frame: &[u8]| Arp::parse(frame).is_some_and(|arp| arp.operation == Operation::Reply);
+    let answer = |frame: &[u8]| Arp::parse(frame).is_some_and(|arp| arp.operation == Operation::Reply);
     let (frames, answered) = port.capture_until(Duration::from_secs(2), answer)?;
     ensure(answered, "no ARP reply")?;
-    let reply = frames
-        .last()
-        .and_then(|frame| Arp::parse(frame))
-        .ok_or("no reply")?;
-    ensure(
-        reply.sender_mac == c1.mac_bytes()? && reply.sender_ip == there,
-        "a strange reply",
-    )?;
+    let reply = frames.last().and_then(|frame| Arp::parse(frame)).ok_or("no reply")?;
+    ensure(reply.sender_mac == c1.mac_bytes()? && reply.sender_ip == there, "a strange reply")?;
     // Its own request must not come back to it.
-    ensure(
-        frames
-            .iter()
-            .all(|frame| Arp::parse(frame) != Some(request)),
-        "an echo",
-    )?;
+    ensure(frames.iter().all(|frame| Arp::parse(frame) != Some(request)), "an echo")?;
     let seen = bridge.capture(Duration::from_millis(100))?;
-    ensure(
-        seen.iter().any(|frame| Arp::parse(frame) == Some(request)),
-        "the bridge saw no request",
-    )?;
+    ensure(seen.iter().any(|frame| Arp::parse(frame) == Some(request)), "the bridge saw no request")?;
     // Silence is reported in time.
     let start = Instant::now();
-    ensure(
-        port.recv(Duration::from_millis(50))?.is_none(),
-        "a frame out of nothing",
-    )?;
-    ensure(
-        start.elapsed() < Duration::from_secs(1),
-        "recv took too long",
-    )
+    ensure(port.recv(Duration::from_millis(50))?.is_none(), "a frame out of nothing")?;
+    ensure(start.elapsed() < Duration::from_secs(1), "recv took too long")
 }
 
 fn raw_port_tags() -> Outcome {
@@ -254,10 +210,7 @@ fn raw_port_tags() -> Outcome {
 }
 
 fn pair_v4(lab: &Lab) -> ipop_lab::Result<(Container, Container)> {
-    Ok((
-        lab.container(0, "c0", &["10.0.3.3/24"])?,
-        lab.container(1, "c1", &["10.0.3.104/24"])?,
-    ))
+    Ok((lab.container(0, "c0", &["10.0.3.3/24"])?, lab.container(1, "c1", &["10.0.3.104/24"])?))
 }
 
 fn udp() -> Outcome {
@@ -269,10 +222,7 @@ fn udp() -> Outcome {
     let mut buffer = [0; 64];
     let (length, from): (usize, SocketAddr) = receiver.recv_from(&mut buffer)?;
     ensure(&buffer[..length] == b"garbage", "other garbage")?;
-    ensure(
-        from.ip() == lab.gateway(0).underlay_ip(),
-        "from somewhere else",
-    )
+    ensure(from.ip() == lab.gateway(0).underlay_ip(), "from somewhere else")
 }
 
 fn path_mtu() -> Outcome {
@@ -280,17 +230,10 @@ fn path_mtu() -> Outcome {
     let large = ["ping", "-c1", "-W1", "-s", "1472", "-M", "do", "10.99.0.2"];
     lab.gateway(0).run(large)?;
     lab.set_path_mtu(1, 1400)?;
-    ensure(
-        !lab.gateway(0).exec(large)?.success(),
-        "the large packet passed",
-    )?;
-    lab.gateway(0)
-        .run(["ping", "-c1", "-W1", "-s", "1300", "-M", "do", "10.99.0.2"])?;
+    ensure(!lab.gateway(0).exec(large)?.success(), "the large packet passed")?;
+    lab.gateway(0).run(["ping", "-c1", "-W1", "-s", "1300", "-M", "do", "10.99.0.2"])?;
     let plain = Lab::builder().build()?;
-    ensure(
-        plain.set_path_mtu(1, 1400).is_err(),
-        "there is no switch, yet it was changed",
-    )
+    ensure(plain.set_path_mtu(1, 1400).is_err(), "there is no switch, yet it was changed")
 }
 
 fn cable() -> Outcome {
@@ -298,10 +241,7 @@ fn cable() -> Outcome {
     let ping = ["ping", "-c1", "-W1", "fd99::2"];
     lab.gateway(0).run(ping)?;
     lab.gateway(1).set_underlay(false)?;
-    ensure(
-        !lab.gateway(0).exec(ping)?.success(),
-        "a ping through no cable",
-    )?;
+    ensure(!lab.gateway(0).exec(ping)?.success(), "a ping through no cable")?;
     lab.gateway(1).set_underlay(true)?;
     interrupt::wait_until("the ping to pass again", Duration::from_secs(5), || {
         Ok(lab.gateway(0).exec(ping)?.success().then_some(()))
@@ -313,17 +253,11 @@ fn timeout() -> Outcome {
     let lab = Lab::builder().build()?;
     let start = Instant::now();
     // The grandchild must die with it.
-    let command = lab
-        .gateway(0)
-        .netns()
-        .command(["sh", "-c", "echo begun; sleep 98765 & wait"]);
+    let command = lab.gateway(0).netns().command(["sh", "-c", "echo begun; sleep 98765 & wait"]);
     let result = command.timeout(Duration::from_millis(200)).output();
     match result {
         Err(Error::TimedOut { command, text, .. }) => {
-            ensure(
-                command.contains("sleep 98765"),
-                "the command line is missing",
-            )?;
+            ensure(command.contains("sleep 98765"), "the command line is missing")?;
             ensure(text.contains("begun"), "what it wrote is missing")?;
         }
         other => return Err(format!("not a timeout: {other:?}").into()),
@@ -335,55 +269,28 @@ fn timeout() -> Outcome {
 
 fn failure() -> Outcome {
     let lab = Lab::builder().build()?;
-    let error = lab
-        .gateway(0)
-        .run(["ip", "link", "set", "nosuch", "up"])
-        .err();
+    let error = lab.gateway(0).run(["ip", "link", "set", "nosuch", "up"]).err();
     let text = error.ok_or("it succeeded")?.to_string();
-    ensure(
-        text.contains("ip link set nosuch up") && text.contains("Cannot find device"),
-        &text,
-    )?;
-    let output = lab
-        .gateway(0)
-        .exec(["sh", "-c", "echo out; echo err >&2; exit 3"])?;
+    ensure(text.contains("ip link set nosuch up") && text.contains("Cannot find device"), &text)?;
+    let output = lab.gateway(0).exec(["sh", "-c", "echo out; echo err >&2; exit 3"])?;
     ensure(output.status.code() == Some(3), "another exit status")?;
-    ensure(
-        output.stdout == "out\n" && output.stderr == "err\n",
-        "other texts",
-    )
+    ensure(output.stdout == "out\n" && output.stderr == "err\n", "other texts")
 }
 
 fn configuration() -> Outcome {
     let lab = Lab::builder().gateways(3).build()?;
     let config = lab.gateway(1).config();
-    ensure(
-        config["name"] == "gw-b" && config["listen"] == "10.99.0.2:5800",
-        "gw-b is someone else",
-    )?;
-    let peers: Vec<&str> = config["peers"]
-        .as_array()
-        .ok_or("no peers")?
-        .iter()
-        .filter_map(|peer| peer["address"].as_str())
-        .collect();
-    ensure(
-        peers == ["10.99.0.1:5800", "10.99.0.3:5800"],
-        &format!("{peers:?}"),
-    )?;
+    ensure(config["name"] == "gw-b" && config["listen"] == "10.99.0.2:5800", "gw-b is someone else")?;
+    let peers: Vec<&str> =
+        config["peers"].as_array().ok_or("no peers")?.iter().filter_map(|peer| peer["address"].as_str()).collect();
+    ensure(peers == ["10.99.0.1:5800", "10.99.0.3:5800"], &format!("{peers:?}"))?;
     let six = Lab::builder().family(Family::V6).build()?;
-    ensure(
-        six.gateway(0).config()["listen"] == "[fd99::1]:5800",
-        "IPv6 is written otherwise",
-    )
+    ensure(six.gateway(0).config()["listen"] == "[fd99::1]:5800", "IPv6 is written otherwise")
 }
 
 fn panic() -> Outcome {
     let lab = Lab::builder().build()?;
-    let (run, dir) = (
-        lab.lab_run().name().to_owned(),
-        lab.lab_run().dir().to_owned(),
-    );
+    let (run, dir) = (lab.lab_run().name().to_owned(), lab.lab_run().dir().to_owned());
     let thread = thread::spawn(move || {
         let _sleeper = lab.gateway(0).spawn(["sleep", "1000"]).expect("sleep");
         let _container = lab.container(0, "c0", &["10.0.3.3/24"]).expect("container");
@@ -402,10 +309,7 @@ fn two_labs() -> Outcome {
                 lab.join_by_veth()?;
                 let (c0, _c1) = pair(&lab)?;
                 c0.ping(THERE, 3)?;
-                Ok((
-                    lab.lab_run().name().to_owned(),
-                    lab.lab_run().dir().to_owned(),
-                ))
+                Ok((lab.lab_run().name().to_owned(), lab.lab_run().dir().to_owned()))
             })
         })
         .collect();
@@ -422,10 +326,7 @@ fn kept() -> Outcome {
     let name = format!("ipop-lab-test-{}", std::process::id());
     let lab = Lab::builder().name(&name).build()?;
     let dir = lab.lab_run().dir().to_owned();
-    ensure(
-        Lab::builder().name(&name).build().is_err(),
-        "the same name twice",
-    )?;
+    ensure(Lab::builder().name(&name).build().is_err(), "the same name twice")?;
     let container = lab.container(0, "c0", &["10.0.3.3/24"])?;
     lab.keep();
     drop((container, lab));
@@ -437,10 +338,7 @@ fn kept() -> Outcome {
 
 fn killed() -> Outcome {
     let own = std::env::current_exe()?;
-    let mut child = Command::new(own)
-        .env(HELPER, "1")
-        .stdout(std::process::Stdio::piped())
-        .spawn()?;
+    let mut child = Command::new(own).env(HELPER, "1").stdout(std::process::Stdio::piped()).spawn()?;
     let mut line = String::new();
     let stdout = child.stdout.take().ok_or("no stdout")?;
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
@@ -450,21 +348,14 @@ fn killed() -> Outcome {
     child.wait()?;
     ensure(before && exists(&run), "the helper made no lab")?;
     let removed = clean_stale()?;
-    ensure(
-        removed.contains(&run),
-        &format!("{run} is not among {removed:?}"),
-    )?;
+    ensure(removed.contains(&run), &format!("{run} is not among {removed:?}"))?;
     ensure_gone(&run, &Path::new("/var/lib/ipop-lab").join(&run))
 }
 
 /// The process that [`killed`] kills.
 fn leave_a_lab_behind() -> ExitCode {
     let build = || -> ipop_lab::Result<()> {
-        let kind = if lxc_available().is_ok() {
-            Kind::Lxc
-        } else {
-            Kind::Plain
-        };
+        let kind = if lxc_available().is_ok() { Kind::Lxc } else { Kind::Plain };
         let lab = Lab::builder().containers(kind).build()?;
         let _container = lab.container(0, "c0", &["10.0.3.3/24"])?;
         let _sleeper = lab.gateway(1).spawn(["sleep", "1000"])?;
@@ -483,23 +374,14 @@ fn leave_a_lab_behind() -> ExitCode {
 
 fn lxc_ping() -> Outcome {
     let lab = Lab::builder().containers(Kind::Lxc).build()?;
-    let (run, dir) = (
-        lab.lab_run().name().to_owned(),
-        lab.lab_run().dir().to_owned(),
-    );
+    let (run, dir) = (lab.lab_run().name().to_owned(), lab.lab_run().dir().to_owned());
     lab.join_by_veth()?;
     let (c0, c1) = pair(&lab)?;
     c0.ping(THERE, 3)?;
     c1.ping("fd03::3", 3)?;
-    ensure(
-        c0.run(["cat", "/proc/1/comm"])?.trim() == "init",
-        "it has no init of its own",
-    )?;
+    ensure(c0.run(["cat", "/proc/1/comm"])?.trim() == "init", "it has no init of its own")?;
     ensure(c0.netns().mac_of("eth0")? == c0.mac(), "another MAC")?;
-    ensure(
-        c0.exec(["false"])?.status.code() == Some(1),
-        "the exit status is lost",
-    )?;
+    ensure(c0.exec(["false"])?.status.code() == Some(1), "the exit status is lost")?;
     c0.down()?;
     drop((c1, lab));
     ensure_gone(&run, &dir)
@@ -519,13 +401,8 @@ fn lxc_iperf() -> Outcome {
     server.wait_for_stdout("Server listening", Duration::from_secs(5))?;
     let report = c0.run(["iperf3", "-c", THERE, "-t", "1", "-J"])?;
     let report: serde_json::Value = serde_json::from_str(&report)?;
-    let rate = report
-        .pointer("/end/sum_received/bits_per_second")
-        .and_then(|rate| rate.as_f64());
-    ensure(
-        rate.is_some_and(|rate| rate > 1e6),
-        &format!("{rate:?} bit/s"),
-    )?;
+    let rate = report.pointer("/end/sum_received/bits_per_second").and_then(|rate| rate.as_f64());
+    ensure(rate.is_some_and(|rate| rate > 1e6), &format!("{rate:?} bit/s"))?;
     let output = server.wait(Duration::from_secs(5))?;
     ensure(output.success(), "the server failed")
 }
@@ -536,17 +413,10 @@ fn lxc_spawn() -> Outcome {
     let sleeper = c0.spawn(["sleep", "98764"])?;
     let count = || -> ipop_lab::Result<usize> {
         let processes = Cmd::words("ps -e -o args").run()?;
-        Ok(processes
-            .lines()
-            .filter(|line| *line == "sleep 98764")
-            .count())
+        Ok(processes.lines().filter(|line| *line == "sleep 98764").count())
     };
-    interrupt::wait_until("the command to run", Duration::from_secs(3), || {
-        Ok((count()? == 1).then_some(()))
-    })?;
+    interrupt::wait_until("the command to run", Duration::from_secs(3), || Ok((count()? == 1).then_some(())))?;
     drop(sleeper);
-    interrupt::wait_until("the command to be gone", Duration::from_secs(3), || {
-        Ok((count()? == 0).then_some(()))
-    })?;
+    interrupt::wait_until("the command to be gone", Duration::from_secs(3), || Ok((count()? == 0).then_some(())))?;
     Ok(())
 }

@@ -42,9 +42,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let page = Page::new();
-    let told = interrupt::install()
-        .and_then(|()| clean_stale())
-        .and_then(|_removed| story::tell(&page, keep));
+    let told = interrupt::install().and_then(|()| clean_stale()).and_then(|_removed| story::tell(&page, keep));
     match told {
         // What `tell` built is dropped by now.
         Ok(()) if keep => ExitCode::SUCCESS,

@@ -23,10 +23,7 @@ impl Page {
     /// On stdout; in colour if that is a terminal and NO_COLOR is not set.
     pub(crate) fn new() -> Self {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self {
-            colour: io::stdout().is_terminal() && !refused,
-            step: Cell::new(0),
-        }
+        Self { colour: io::stdout().is_terminal() && !refused, step: Cell::new(0) }
     }
 
     /// The headline.
@@ -99,10 +96,6 @@ impl Page {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }

@@ -4,9 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use ipop_lab::arp::{Arp, BROADCAST, Operation};
-use ipop_lab::{
-    Container, Daemon, Direction, Error, Kind, Lab, RawPort, Result, interrupt, lxc_available,
-};
+use ipop_lab::{Container, Daemon, Direction, Error, Kind, Lab, RawPort, Result, interrupt, lxc_available};
 use serde_json::Value;
 
 use crate::RUN;
@@ -46,7 +44,9 @@ pub(crate) fn tell(page: &Page, keep: bool) -> Result<()> {
     page.title("ipop: containers on the bridges of two hosts, on one layer-2 segment");
     let kind = match lxc_available() {
         Ok(()) => {
-            page.say("The containers are real LXC containers. The two gateway hosts are network namespaces of this machine.");
+            page.say(
+                "The containers are real LXC containers. The two gateway hosts are network namespaces of this machine.",
+            );
             Kind::Lxc
         }
         Err(reason) => {
@@ -57,11 +57,7 @@ pub(crate) fn tell(page: &Page, keep: bool) -> Result<()> {
     };
 
     page.step("Two gateways with a bridge and a container each");
-    let lab = Lab::builder()
-        .name(RUN)
-        .containers(kind)
-        .without_inner_ipv6()
-        .build()?;
+    let lab = Lab::builder().name(RUN).containers(kind).without_inner_ipv6().build()?;
     let c0 = lab.container(0, "c0", &[&format!("{C0}/24")])?;
     let c1 = lab.container(1, "c1", &[&format!("{C1}/24")])?;
     page.output(DRAWING);
@@ -70,10 +66,7 @@ pub(crate) fn tell(page: &Page, keep: bool) -> Result<()> {
     let before = c0.exec(["ping", "-n", "-c", "1", "-W", "1", &C1.to_string()])?;
     page.command("c0", &format!("ping -c 1 {C1}"));
     page.output(summary(&before.stdout));
-    ensure(
-        !before.success(),
-        "the containers reach each other without ipop",
-    )?;
+    ensure(!before.success(), "the containers reach each other without ipop")?;
     page.check("no answer");
     // That nobody answered is remembered for a moment.
     c0.netns().ip("neigh flush dev eth0")?;
@@ -92,13 +85,7 @@ pub(crate) fn tell(page: &Page, keep: bool) -> Result<()> {
     gw_b.wait_peers_up(PEERS_UP)?;
     page.check("the TAP ipop is a port of lxcbr0 on both, and each gateway hears the other");
 
-    let scene = Scene {
-        page,
-        c0,
-        c1,
-        gw_a,
-        gw_b,
-    };
+    let scene = Scene { page, c0, c1, gw_a, gw_b };
     scene.first_resolution()?;
     scene.ping()?;
     scene.second_resolution()?;
@@ -123,18 +110,14 @@ impl Scene<'_> {
         page.command("c0", &format!("ping -c 1 {C1}"));
         page.output(&self.c0.ping(&C1.to_string(), 1)?);
 
-        let (sent, answered) =
-            interrupt::wait_until("the ARP RPC", Duration::from_secs(3), || {
-                let sent = self.rpc(&self.gw_a, "sent", "arp_request")?;
-                let answered = self.rpc(&self.gw_b, "sent", "arp_reply")?;
-                Ok(sent.zip(answered))
-            })?;
+        let (sent, answered) = interrupt::wait_until("the ARP RPC", Duration::from_secs(3), || {
+            let sent = self.rpc(&self.gw_a, "sent", "arp_request")?;
+            let answered = self.rpc(&self.gw_b, "sent", "arp_reply")?;
+            Ok(sent.zip(answered))
+        })?;
         let (mac0, mac1) = (self.c0.mac_bytes()?, self.c1.mac_bytes()?);
-        let request = |arp: &Arp| {
-            arp.operation == Operation::Request
-                && arp.target_ip == C1
-                && arp.destination == BROADCAST
-        };
+        let request =
+            |arp: &Arp| arp.operation == Operation::Request && arp.target_ip == C1 && arp.destination == BROADCAST;
         let reply = |arp: &Arp| arp.operation == Operation::Reply && arp.sender_ip == C1;
         let near = arps(&at_c0.capture(SETTLED)?);
         let far = arps(&at_c1.capture(SETTLED)?);
@@ -148,10 +131,7 @@ impl Scene<'_> {
         let steps = [
             ("① c0 asks its bridge", asked.to_string()),
             ("② gw-a asks its peers, by RPC", sent.to_string()),
-            (
-                "③ gw-b asks its own bridge, in c0's name",
-                repeated.to_string(),
-            ),
+            ("③ gw-b asks its own bridge, in c0's name", repeated.to_string()),
             ("④ c1 answers", replied.to_string()),
             ("⑤ gw-b tells its peers, by RPC", answered.to_string()),
             ("⑥ gw-a answers c0", delivered.to_string()),
@@ -160,25 +140,13 @@ impl Scene<'_> {
             page.output(what);
             page.aside(&format!("   {seen}"));
         }
-        ensure(
-            repeated.sender_mac == mac0 && repeated.sender_ip == C0,
-            "③ was not asked in c0's name",
-        )?;
-        ensure(
-            delivered.sender_mac == mac1,
-            "⑥ does not carry the MAC of c1",
-        )?;
+        ensure(repeated.sender_mac == mac0 && repeated.sender_ip == C0, "③ was not asked in c0's name")?;
+        ensure(delivered.sender_mac == mac1, "⑥ does not carry the MAC of c1")?;
         let asks_back = |arp: &Arp| arp.operation == Operation::Request && arp.sender_ip == C1;
-        ensure(
-            !far.iter().any(asks_back),
-            "c1 had to ask for the MAC of c0",
-        )?;
+        ensure(!far.iter().any(asks_back), "c1 had to ask for the MAC of c0")?;
         for (daemon, kind) in [(&self.gw_b, "arp_request"), (&self.gw_a, "arp_reply")] {
             let arrived = self.rpc(daemon, "received", kind)?.is_some();
-            ensure(
-                arrived,
-                &format!("{} received no {kind}", daemon.gateway().name()),
-            )?;
+            ensure(arrived, &format!("{} received no {kind}", daemon.gateway().name()))?;
         }
         page.check("one question, one answer; c1 learned c0's MAC from ③ and did not ask");
         Ok(())
@@ -202,12 +170,8 @@ impl Scene<'_> {
         page.say("When the neighbour entry of c0 has expired, c0 broadcasts the same ARP request. gw-a still has the answer in its table, so that no RPC leaves.");
         let mut at_c1 = self.tap_cable(&self.c1)?;
         let names = ["requests_captured", "answered_locally", "rpc_requests_sent"];
-        let read = || -> Result<Vec<u64>> {
-            names
-                .iter()
-                .map(|name| self.gw_a.counter(&format!("/arp/{name}")))
-                .collect()
-        };
+        let read =
+            || -> Result<Vec<u64>> { names.iter().map(|name| self.gw_a.counter(&format!("/arp/{name}"))).collect() };
         let before = read()?;
         page.command("c0", "ip neigh flush dev eth0");
         self.c0.run(["ip", "neigh", "flush", "dev", "eth0"])?;
@@ -221,9 +185,7 @@ impl Scene<'_> {
         }
         ensure(after[1] > before[1], "gw-a did not answer from its table")?;
         ensure(after[2] == before[2], "an arp_request RPC left gw-a")?;
-        let broadcast = seen
-            .iter()
-            .any(|arp| arp.destination == BROADCAST && arp.target_ip == C1);
+        let broadcast = seen.iter().any(|arp| arp.destination == BROADCAST && arp.target_ip == C1);
         ensure(!broadcast, "the request was seen on the bridge of gw-b")?;
         page.check("answered locally: no RPC was sent, and the bridge of gw-b heard nothing of it");
         Ok(())
@@ -245,13 +207,10 @@ impl Scene<'_> {
                 .lines()
                 .find(|line| line.trim_end().ends_with("receiver"))
                 .ok_or_else(|| Error::other(format!("iperf3 told no result: {text}")))?;
-            let lines = text
-                .lines()
-                .filter(|line| line.contains("sender") || line.contains("receiver"));
+            let lines = text.lines().filter(|line| line.contains("sender") || line.contains("receiver"));
             page.output(&lines.collect::<Vec<_>>().join("\n"));
             let rate = rate_in(result).filter(|rate| *rate > 0.0);
-            let rate =
-                rate.ok_or_else(|| Error::other(format!("nothing got through: {result}")))?;
+            let rate = rate.ok_or_else(|| Error::other(format!("nothing got through: {result}")))?;
             page.check(&format!("{what}: {rate} Gbit/s"));
         }
         Ok(())
@@ -261,16 +220,11 @@ impl Scene<'_> {
         let page = self.page;
         page.step("The containers keep their MTU of 1500, although the underlay has no more than that itself");
         let target = C1.to_string();
-        let line = [
-            "ping", "-n", "-c", "3", "-i", "0.2", "-M", "do", "-s", "1472", &target,
-        ];
+        let line = ["ping", "-n", "-c", "3", "-i", "0.2", "-M", "do", "-s", "1472", &target];
         page.command("c0", &line.join(" "));
         let text = self.c0.run(line)?;
         page.output(&text);
-        ensure(
-            text.contains(" 0% packet loss"),
-            "full-size packets were lost",
-        )?;
+        ensure(text.contains(" 0% packet loss"), "full-size packets were lost")?;
         page.check("1500-byte packets with \"don't fragment\" arrive");
         Ok(())
     }
@@ -285,13 +239,8 @@ impl Scene<'_> {
         let knows = |kind: &str, list: &str, key: &str, value: &str, place: &str| -> Result<()> {
             let table = self.gw_a.status(kind)?;
             let rows = table[list].as_array().cloned().unwrap_or_default();
-            let found = rows
-                .iter()
-                .any(|row| row[key] == value && row["where"] == place);
-            ensure(
-                found,
-                &format!("`ipop {kind}` does not show {value} at {place}"),
-            )
+            let found = rows.iter().any(|row| row[key] == value && row["where"] == place);
+            ensure(found, &format!("`ipop {kind}` does not show {value} at {place}"))
         };
         knows("macs", "macs", "mac", self.c0.mac(), "local")?;
         knows("macs", "macs", "mac", self.c1.mac(), "gw-b")?;
@@ -311,10 +260,7 @@ impl Scene<'_> {
             page.output(&container.manual_command("sh"));
         }
         for daemon in [&self.gw_a, &self.gw_b] {
-            page.output(&format!(
-                "ip netns exec {} sh",
-                daemon.gateway().netns().name()
-            ));
+            page.output(&format!("ip netns exec {} sh", daemon.gateway().netns().name()));
             page.output(&daemon.query("arp", false).line());
         }
         page.say("");
@@ -323,11 +269,7 @@ impl Scene<'_> {
 
     /// A raw port at the bridge's end of a container's cable: sees what the container sends and what it gets.
     fn tap_cable(&self, container: &Container) -> Result<RawPort> {
-        RawPort::open_for(
-            container.gateway().netns(),
-            &container.port(),
-            Direction::Both,
-        )
+        RawPort::open_for(container.gateway().netns(), &container.port(), Direction::Both)
     }
 
     /// The RPC message about c1 of this kind that a gateway saw last.
@@ -337,31 +279,18 @@ impl Scene<'_> {
         let target = C1.to_string();
         let wanted = |entry: &&Value| {
             let message = &entry["message"];
-            entry["direction"] == direction
-                && message["msg_type"] == kind
-                && message["target_ip4"] == target.as_str()
+            entry["direction"] == direction && message["msg_type"] == kind && message["target_ip4"] == target.as_str()
         };
-        Ok(messages
-            .iter()
-            .rev()
-            .find(wanted)
-            .map(|entry| entry["message"].clone()))
+        Ok(messages.iter().rev().find(wanted).map(|entry| entry["message"].clone()))
     }
 }
 
 fn ensure(condition: bool, complaint: &str) -> Result<()> {
-    if condition {
-        Ok(())
-    } else {
-        Err(Error::other(complaint))
-    }
+    if condition { Ok(()) } else { Err(Error::other(complaint)) }
 }
 
 fn arps(frames: &[Vec<u8>]) -> Vec<Arp> {
-    frames
-        .iter()
-        .filter_map(|frame| Arp::parse(frame))
-        .collect()
+    frames.iter().filter_map(|frame| Arp::parse(frame)).collect()
 }
 
 /// The message that there must be exactly one of.
@@ -369,10 +298,7 @@ fn one(messages: &[Arp], wanted: impl Fn(&Arp) -> bool, what: &str) -> Result<Ar
     let found: Vec<Arp> = messages.iter().copied().filter(wanted).collect();
     match found[..] {
         [only] => Ok(only),
-        _ => Err(Error::other(format!(
-            "{} {what} instead of one",
-            found.len()
-        ))),
+        _ => Err(Error::other(format!("{} {what} instead of one", found.len()))),
     }
 }
 
