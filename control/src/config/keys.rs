@@ -27,24 +27,29 @@ pub(super) const PEER: &[&str] = &["name", "address", "public_key"];
 /// What stands here in the place of a key of IPOP's controllers.
 pub(super) fn replaced(key: &str) -> Option<&'static str> {
     Some(match key {
-        "xmpp_username" | "xmpp_password" | "xmpp_host" | "xmpp_port" => "\"peers\" lists the other gateways",
-        "stun" | "turn" | "turn_user" | "turn_pass" => "peers are reached directly, by the \"address\" in \"peers\"",
-        "ip4" | "ip4_mask" | "ip6" | "ip6_mask" | "ip6_prefix" | "subnet_mask" | "default_gw" => {
+        "xmpp_username" | "xmpp_password" | "xmpp_host" | "xmpp_port" | "xmpp_svr" => {
+            "\"peers\" lists the other gateways"
+        }
+        "stun" | "turn" => "peers are reached directly, by the \"address\" in \"peers\"",
+        "ip4" | "ip4_mask" | "ip6" | "ip6_mask" | "ip6_prefix" | "subnet_mask" | "bridge_ip" => {
             "the port has no address of its own; containers have theirs, or get them by DHCP over the segment"
         }
         "tap_name" => "write \"tap\"",
-        "local_uid" | "uid_size" => "write \"name\"",
+        "local_uid" | "uid_size" | "nick" => "every gateway makes up a \"uid\" at its start; \"name\" is for people",
         "svpn_port" | "contr_port" | "localhost" | "localhost6" => {
             "dataplane and control are one process; \"control_socket\" is the way in"
         }
         "tincan_logging" | "controller_logging" => "the option --log sets the level",
         "icc" | "icc_port" => "\"listen\" is the one UDP port between gateways",
-        "on-demand_connection" | "on-demand_inactive_timeout" | "trim_enabled" | "multihop" => {
+        "on-demand_connection" | "on-demand_inactive_timeout" | "trim_enabled" => {
             "every gateway keeps a link to every peer"
         }
-        "router_mode" => "nothing is routed; this is a switch",
-        "arp_cache" => "ARP is always answered from the table; \"arp_expiry\" says for how long",
-        "wait_time" | "buf_size" | "statreport" | "stat_report" => "there is nothing to set",
+        "multihop" | "multihop_cl" | "multihop_ihc" | "multihop_hl" | "multihop_tl" | "multihop_sr" => {
+            "frames go straight to the peer that owns the destination"
+        }
+        "router_mode" | "router_ip" | "router_ip4_mask" | "router_ip6_mask" => "nothing is routed; this is a switch",
+        "stat_report" | "stat_server" | "stat_server_port" => "nothing is reported to anyone; see `ipop status`",
+        "wait_time" | "buf_size" => "there is nothing to set",
         _ => return None,
     })
 }

@@ -1,0 +1,97 @@
+//! Is the switch a full layer-2 segment? Real TAPs, bridges and namespaces, and the real daemon.
+//!
+//! ```text
+//!   gw-a                       gw-b                       gw-c ...
+//!  +----------------------+   +----------------------+   +----------------------+
+//!  | lxcbr0 --- ipop(TAP) |   | (TAP)ipop --- lxcbr0 |   | (TAP)ipop --- lxcbr0 |
+//!  |   |         |        |   |       |          |   |   |       |          |   |
+//!  |   |     [ipop run]---+---+---[ipop run]-----+---+---+---[ipop run]     |   |
+//!  +---|------------------+   +------------------|---+   +------------------|---+
+//!      c0 10.0.3.3                               c1 10.0.3.104              c2
+//! ```
+//!
+//! Every module has a drawing of what it adds to this.
+
+mod bulk;
+mod flood;
+mod frames;
+mod jumbo;
+mod moves;
+mod order;
+mod reach;
+mod services;
+mod stranger;
+mod support;
+mod tags;
+
+use std::process::ExitCode;
+
+use ipop_lab::{interrupt, ipop_available, lxc_available, tool};
+use libtest_mimic::{Arguments, Trial};
+
+use support::Outcome;
+
+/// What a test needs besides `ipop` itself.
+type Needs = &'static [&'static str];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each test is several daemons and dozens of commands; more at once only makes all of them slow.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    if let Err(error) = interrupt::install() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let trials = [
+        // The long ones first, so that nothing waits for them alone.
+        bulk::TESTS,
+        jumbo::TESTS,
+        moves::TESTS,
+        services::TESTS,
+        reach::TESTS,
+        flood::TESTS,
+        tags::TESTS,
+        frames::TESTS,
+        stranger::TESTS,
+        order::TESTS,
+    ];
+    let trials = trials.into_iter().flatten().map(Test::trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test and what it needs.
+struct Test {
+    name: &'static str,
+    needs: Needs,
+    run: fn() -> Outcome,
+}
+
+impl Test {
+    const fn new(name: &'static str, run: fn() -> Outcome) -> Test {
+        Test { name, needs: &[], run }
+    }
+
+    /// Needs programs, or real containers ("lxc").
+    const fn with(name: &'static str, needs: Needs, run: fn() -> Outcome) -> Test {
+        Test { name, needs, run }
+    }
+
+    /// A trial that is visibly ignored where it cannot run.
+    fn trial(&self) -> Trial {
+        let missing = ipop_available().err().or_else(|| self.needs.iter().find_map(|need| lacking(need)));
+        match missing {
+            None => Trial::test(self.name, self.run),
+            Some(reason) => {
+                Trial::test(format!("{} (ignored: {reason})", self.name), self.run).with_ignored_flag(true)
+            }
+        }
+    }
+}
+
+fn lacking(need: &str) -> Option<String> {
+    match need {
+        "lxc" => lxc_available().err(),
+        program if tool(program).is_none() => Some(format!("{program} is not installed")),
+        _ => None,
+    }
+}
