@@ -9,6 +9,9 @@ use ipop_dataplane::peers::{MAX_DATAGRAM, MIN_DATAGRAM};
 const WAIT_MS: u64 = 1000;
 /// Probes of one size before it counts as too large.
 const TRIES: u32 = 3;
+/// Used when not even the kernel's word allows the usual minimum: IPv4's least MTU of 576 octets (RFC 791), less the largest
+/// IPv4 header and UDP's.
+const LEAST: usize = 576 - 60 - 8;
 /// The search ends when it is this close.
 const RESOLUTION: usize = 8;
 /// How often the size in use is confirmed.
@@ -17,7 +20,9 @@ const CONFIRM_MS: u64 = 30_000;
 /// The search for one peer. Sizes are octets of UDP payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathMtu {
-    /// Acknowledged; in use.
+    /// Where the search begins: what is used before anything is acknowledged.
+    floor: usize,
+    /// Acknowledged, or the floor; in use.
     confirmed: usize,
     /// Not larger than this.
     ceiling: usize,
@@ -30,8 +35,9 @@ pub struct PathMtu {
 impl PathMtu {
     /// A search that begins now. `kernel` is what the kernel believes the path carries.
     pub fn new(kernel: usize, now_ms: u64) -> PathMtu {
-        let ceiling = kernel.clamp(MIN_DATAGRAM, MAX_DATAGRAM);
-        PathMtu { confirmed: MIN_DATAGRAM, ceiling, probe: Some((ceiling, 0, now_ms)), confirm_at: 0 }
+        let ceiling = kernel.clamp(LEAST, MAX_DATAGRAM);
+        let floor = ceiling.min(MIN_DATAGRAM);
+        PathMtu { floor, confirmed: floor, ceiling, probe: Some((ceiling, 0, now_ms)), confirm_at: 0 }
     }
 
     /// What datagrams may have now.
@@ -84,9 +90,9 @@ impl PathMtu {
 
     fn lost(&mut self, size: usize, now_ms: u64) {
         if size <= self.confirmed {
-            // What worked works no longer. At the minimum there is nothing smaller to try.
-            let ceiling = if size > MIN_DATAGRAM { size - 1 } else { self.ceiling };
-            self.confirmed = MIN_DATAGRAM;
+            // What worked works no longer. At the floor there is nothing smaller to try.
+            let ceiling = if size > self.floor { size - 1 } else { self.ceiling };
+            self.confirmed = self.floor;
             self.ceiling = ceiling;
         } else {
             self.ceiling = size - 1;
@@ -163,6 +169,12 @@ mod tests {
         path.poll(0);
         assert!(!path.acknowledged(9000, 1));
         assert_eq!(path.size(), MIN_DATAGRAM);
+    }
+
+    #[test]
+    fn a_path_below_the_usual_minimum() {
+        assert_eq!(search(972, 972).0, 972);
+        assert_eq!(PathMtu::new(100, 0).size(), LEAST);
     }
 
     #[test]

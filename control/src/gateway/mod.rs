@@ -14,7 +14,7 @@ use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
 use ipop_dataplane::mac_table::MacTable;
-use ipop_dataplane::peers::{PeerTable, same_address};
+use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::tap::{Tap, TapError, mtu_of};
 use ipop_dataplane::underlay::{self, UnderlayError};
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -40,8 +40,8 @@ const ADMIN: Token = Token(2);
 const FIRST_CLIENT: usize = 16;
 
 /// Between two looks at the clock while something is under way, and while nothing is.
-const BUSY_TICK: Duration = Duration::from_millis(100);
-const IDLE_TICK: Duration = Duration::from_secs(1);
+const BUSY_TICK_MS: u64 = 100;
+const IDLE_TICK_MS: u64 = 1000;
 /// Events taken from the workers before the loop looks at other things.
 const EVENTS_PER_TURN: usize = 512;
 /// Messages that `ipop rpc` remembers.
@@ -71,7 +71,7 @@ pub enum GatewayError {
         error: io::Error,
     },
     /// A worker had to stop.
-    #[error("a worker had to stop: {0}; was the TAP device deleted?")]
+    #[error("a worker had to stop: {0} (\"File descriptor in bad state\" means that the TAP device was deleted)")]
     WorkerFailed(String),
     /// Another call failed.
     #[error("{what}: {error}")]
@@ -109,6 +109,7 @@ pub struct Gateway {
     rpc_log: VecDeque<RpcMessage>,
     /// Something in the workers' table of peers has changed.
     table_changed: bool,
+    next_tick_ms: u64,
     next_second_ms: u64,
     /// When a stranger's hello may be logged again.
     stranger_log_ms: u64,
@@ -143,7 +144,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let mut happened = mio::Events::with_capacity(64);
     let mut more = false;
     loop {
-        let timeout = if more { Duration::ZERO } else { gateway.next_tick() };
+        let timeout = if more { Duration::ZERO } else { gateway.until_tick() };
         match poll.poll(&mut happened, Some(timeout)) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(call("epoll_wait")(e)),
             _ => {}
@@ -165,6 +166,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
         }
         more = gateway.take_events(now_ms)?;
         gateway.tick(now_ms);
+        gateway.publish();
         admin.expire(now_ms);
     }
 }
@@ -206,6 +208,7 @@ impl Gateway {
             counters: Counters::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
             table_changed: false,
+            next_tick_ms: 0,
             next_second_ms: 0,
             stranger_log_ms: 0,
             bridge_missing: false,
@@ -261,11 +264,15 @@ impl Gateway {
         self.epoch.elapsed().as_millis() as u64
     }
 
-    fn next_tick(&self) -> Duration {
+    /// How long the loop may sleep. What has come up since the last tick may want the next one sooner.
+    fn until_tick(&mut self) -> Duration {
+        let now_ms = self.now_ms();
         let busy = self.resolver.is_busy()
             || self.macs.is_contested()
             || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
-        if busy { BUSY_TICK } else { IDLE_TICK }
+        let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
+        self.next_tick_ms = self.next_tick_ms.min(now_ms + interval);
+        Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms))
     }
 
     /// Handles what the workers have left; true if there may be more.
@@ -360,8 +367,8 @@ impl Gateway {
         let (name, address) = (link.name().to_owned(), link.address());
         match event {
             LinkEvent::Up => {
-                // Without a route there is no size to start from; the least that must work is then where it ends, too.
-                let kernel = underlay::path_payload(listen, address).unwrap_or(0);
+                // Without a route there is no word of the kernel; what every path should carry is then all that is used.
+                let kernel = underlay::path_payload(listen, address).unwrap_or(MIN_DATAGRAM);
                 link.path = Some(PathMtu::new(kernel, now_ms));
                 let (uid, remote) = link.identity().unwrap_or_default();
                 info!("peer {name} is up: {address}, calls itself '{remote}', uid {uid}");
@@ -388,14 +395,19 @@ impl Gateway {
     fn path_refused(&mut self, peer: PeerId, now_ms: u64) {
         let listen = self.config.listen;
         let Some(link) = self.links.get_mut(peer.index()) else { return };
-        let kernel = underlay::path_payload(listen, link.address()).unwrap_or(0);
+        let kernel = underlay::path_payload(listen, link.address()).unwrap_or(MIN_DATAGRAM);
         if link.path.as_mut().is_some_and(|path| path.too_big(kernel, now_ms)) {
             info!("path to {} became smaller; looking for what it carries", link.name());
             self.table_changed = true;
         }
     }
 
+    /// Does what is due by the clock; nothing in between, however often the loop turns.
     fn tick(&mut self, now_ms: u64) {
+        if now_ms < self.next_tick_ms {
+            return;
+        }
+        self.next_tick_ms = now_ms + IDLE_TICK_MS;
         for index in 0..self.links.len() {
             let id = PeerId(index as u16);
             let received = self.workers.iter().map(|w| view::load(&w.stats.peers[index].rx_datagrams)).sum();
@@ -418,6 +430,10 @@ impl Gateway {
             self.macs.expire(now_ms);
             self.keep_in_bridge();
         }
+    }
+
+    /// Gives the workers the table of peers if it has changed.
+    fn publish(&mut self) {
         if std::mem::take(&mut self.table_changed) {
             let table = Arc::new(self.peer_table());
             for worker in &self.workers {

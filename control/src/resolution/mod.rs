@@ -73,6 +73,8 @@ pub struct Resolver {
     injected: HashMap<(Key, MacAddr), (u32, u64)>,
     /// Probes that wait for a conflict.
     probing: HashMap<(Key, MacAddr), u64>,
+    /// Some entry is being verified.
+    verifying: bool,
     rate: RateLimit,
     /// What happened.
     pub stats: ResolutionStats,
@@ -112,6 +114,7 @@ impl Resolver {
             unanswered: HashMap::new(),
             injected: HashMap::new(),
             probing: HashMap::new(),
+            verifying: false,
             rate: RateLimit::new(RPC_RATE),
             stats: ResolutionStats::default(),
         }
@@ -188,7 +191,7 @@ impl Resolver {
 
     /// True if something will be due within a second.
     pub fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || self.entries.values().any(|entry| entry.verify.is_some())
+        !self.pending.is_empty() || self.verifying
     }
 
     /// A peer is gone: what is behind it is unknown now.
@@ -422,6 +425,7 @@ impl Resolver {
             Some(known) if known.owner == Owner::Local && known.mac != mac => {
                 self.stats.conflicts += 1;
                 known.verify.get_or_insert((0, step.now_ms));
+                self.verifying = true;
             }
             Some(known) => *known = entry,
             None if room => {
@@ -491,6 +495,7 @@ impl Resolver {
     fn verify(&mut self, step: &mut Step<'_>) {
         let (now, expiry, own_mac) = (step.now_ms, self.expiry_ms, self.own_mac);
         let mut silent = Vec::new();
+        self.verifying = false;
         for (key, entry) in &mut self.entries {
             if entry.owner != Owner::Local {
                 continue;
@@ -499,6 +504,7 @@ impl Resolver {
             if entry.verify.is_none() && known_to_peers && now >= entry.expires_ms - expiry / 4 {
                 entry.verify = Some((0, now));
             }
+            self.verifying |= entry.verify.is_some();
             if let Some((tries, due)) = &mut entry.verify
                 && now >= *due
             {

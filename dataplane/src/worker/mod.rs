@@ -110,9 +110,12 @@ impl Worker {
                 let events = shared.events.clone();
                 let mut state = State::new(&config, ring, port.as_fd(), shared, stats, mailbox, table);
                 let _ = ready.send(Ok(()));
-                if let Err(error) = state.run() {
+                // A panic here is a defect. It must not leave a gateway behind that looks alive and moves nothing.
+                let run = std::panic::AssertUnwindSafe(|| state.run().map_err(|error| error.to_string()));
+                let ended = std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()));
+                if let Err(error) = ended {
                     // The queue may be full of other news; this one must get through.
-                    let mut event = Event::Failed(error.to_string());
+                    let mut event = Event::Failed(error);
                     while let Err(again) = events.try_push(event) {
                         event = again;
                         events.signal();
