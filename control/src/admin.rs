@@ -29,6 +29,9 @@ pub enum AdminError {
     /// The path is something else.
     #[error("{} is there and is not a socket: choose another \"control_socket\"", .0.display())]
     NotASocket(PathBuf),
+    /// The directory is somebody else's.
+    #[error("not permitted to create the control socket {}: run as root, or choose another \"control_socket\"", .0.display())]
+    Permission(PathBuf),
     /// Another call failed.
     #[error("cannot create the control socket {}: {error}", path.display())]
     Call {
@@ -59,7 +62,10 @@ impl Admin {
     /// Listens on `path`, mode 0660. A socket that a killed process left is replaced, a live one is not.
     pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
         use std::os::unix::fs::FileTypeExt;
-        let call = |error| AdminError::Call { path: path.to_owned(), error };
+        let call = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => AdminError::Permission(path.to_owned()),
+            _ => AdminError::Call { path: path.to_owned(), error },
+        };
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
             std::fs::create_dir_all(parent).map_err(call)?;
         }

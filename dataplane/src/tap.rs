@@ -101,7 +101,10 @@ impl Tap {
             .write(true)
             .custom_flags(libc::O_NONBLOCK)
             .open("/dev/net/tun")
-            .map_err(TapError::NoTun)?;
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::PermissionDenied => TapError::Permission(self.name.clone()),
+                _ => TapError::NoTun(error),
+            })?;
         let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         if several {
             flags |= libc::IFF_MULTI_QUEUE;
