@@ -3,7 +3,7 @@
 //! `{"command":"status"}` is answered with the structure of [`crate::report`], anything else with `{"error":"…"}`.
 
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
@@ -49,6 +49,13 @@ struct Client {
     active_ms: u64,
 }
 
+fn failed(path: &Path) -> impl Fn(io::Error) -> AdminError {
+    move |error| match error.kind() {
+        io::ErrorKind::PermissionDenied => AdminError::Permission(path.to_owned()),
+        _ => AdminError::Call { path: path.to_owned(), error },
+    }
+}
+
 /// The listening socket and its clients.
 pub struct Admin {
     path: PathBuf,
@@ -59,31 +66,37 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Listens on `path`, mode 0660. A socket that a killed process left is replaced, a live one is not.
-    pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
-        use std::os::unix::fs::FileTypeExt;
-        let call = |error: io::Error| match error.kind() {
-            io::ErrorKind::PermissionDenied => AdminError::Permission(path.to_owned()),
-            _ => AdminError::Call { path: path.to_owned(), error },
+    /// Whether `path` can be listened on. A socket that a killed process left can, a live one cannot.
+    pub fn check(path: &Path) -> Result<(), AdminError> {
+        let found = match std::fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(_) => return Ok(()),
         };
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
-            std::fs::create_dir_all(parent).map_err(call)?;
+        if !found.file_type().is_socket() {
+            return Err(AdminError::NotASocket(path.to_owned()));
         }
-        match std::fs::symlink_metadata(path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(AdminError::NotASocket(path.to_owned())),
-            Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(call)?,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(call(e)),
-                Ok(_) => return Err(AdminError::InUse(path.to_owned())),
-            },
-            Err(_) => {}
+        match std::os::unix::net::UnixStream::connect(path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Ok(()),
+            Err(e) => Err(failed(path)(e)),
+            Ok(_) => Err(AdminError::InUse(path.to_owned())),
+        }
+    }
+
+    /// Listens on `path`, mode 0660, in the place of a socket that a killed process left. Whoever can connect may take
+    /// the gateway for ready, so this comes last.
+    pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+        Admin::check(path)?;
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
+            std::fs::create_dir_all(parent).map_err(failed(path))?;
+        }
+        if path.exists() {
+            std::fs::remove_file(path).map_err(failed(path))?;
         }
         // Nobody may connect between bind and chmod.
         let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
-        let listener = UnixListener::bind(path).map_err(call);
+        let listener = UnixListener::bind(path).map_err(failed(path));
         nix::sys::stat::umask(mask);
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(call)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed(path))?;
         listener
     }
 
@@ -104,10 +117,10 @@ impl Admin {
     pub fn accept(&mut self, registry: &Registry, now_ms: u64) {
         // Errors of one client, or too many open files, must not end the gateway: they wait for the next event.
         while let Ok((mut stream, _)) = self.listener.accept() {
-            let Some(place) = self.clients.iter().position(Option::is_none) else {
-                let _ = stream.write_all(b"{\"error\":\"too many clients\"}\n");
-                continue;
-            };
+            // A crowd of clients that say nothing must not lock others out: the one that is idle for longest goes.
+            let idle = |client: &Option<Client>| client.as_ref().map_or(0, |client| client.active_ms + 1);
+            let Some(place) = (0..self.clients.len()).min_by_key(|place| idle(&self.clients[*place])) else { return };
+            self.clients[place] = None;
             let interest = Interest::READABLE | Interest::WRITABLE;
             if registry.register(&mut stream, Token(self.first + place), interest).is_ok() {
                 let (input, output) = (Vec::new(), Vec::new());

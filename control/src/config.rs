@@ -2,7 +2,7 @@
 
 mod keys;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipop_dataplane::addr::PeerId;
@@ -58,6 +58,11 @@ pub struct PeerConfig {
 /// The place of the control socket unless the config says otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/ipop/ipop.sock";
 
+/// Octets of a gateway's or peer's name.
+const MAX_NAME: usize = 64;
+/// `sun_path` with its terminating zero (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
 /// What is wrong with a config: the file, the key, what is wrong and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {}{message}", key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default())]
@@ -95,7 +100,7 @@ impl Config {
         })?;
         let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
         let config = Config {
-            name: keys.text("name")?.unwrap_or_else(host_name),
+            name: keys.label("name")?.unwrap_or_else(host_name),
             tap: keys.interface("tap")?.unwrap_or_else(|| "ipop".to_owned()),
             bridge: keys.interface("bridge")?,
             mtu: keys.number("mtu", 1500, 576..=65_521)?.map(|mtu| mtu as usize),
@@ -108,7 +113,7 @@ impl Config {
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
             workers,
             cpus: keys.cpus(workers)?,
-            control_socket: keys.text("control_socket")?.unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.to_owned()).into(),
+            control_socket: keys.socket_path("control_socket")?,
             warnings,
         };
         if config.bridge.as_deref() == Some(config.tap.as_str()) {
@@ -156,6 +161,7 @@ impl Keys<'_> {
     }
 
     fn required_modes(&self, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
+        self.text("private_key_file")?;
         match self.object.get("switchmode") {
             Some(Value::Number(n)) if n.as_u64() == Some(1) => {}
             Some(other) => {
@@ -194,6 +200,24 @@ impl Keys<'_> {
             }
             Some(other) => Err(self.error(key, format!("is {other}; a text that is not empty is allowed"))),
         }
+    }
+
+    /// A name for people: it stands in logs and tables, and travels in hellos.
+    fn label(&self, key: &str) -> Result<Option<String>, ConfigError> {
+        let Some(name) = self.text(key)? else { return Ok(None) };
+        if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(self.error(key, format!("is no good name: at most {MAX_NAME} octets, no control characters")));
+        }
+        Ok(Some(name))
+    }
+
+    fn socket_path(&self, key: &str) -> Result<PathBuf, ConfigError> {
+        let path = self.text(key)?.unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.to_owned());
+        if path.len() > MAX_SOCKET_PATH {
+            let message = format!("has {} octets; the path of a UNIX socket has at most {MAX_SOCKET_PATH}", path.len());
+            return Err(self.error(key, message));
+        }
+        Ok(path.into())
     }
 
     fn interface(&self, key: &str) -> Result<Option<String>, ConfigError> {
@@ -236,8 +260,9 @@ impl Keys<'_> {
         if address.port() == 0 {
             return Err(self.error(key, "has port 0; a port from 1 to 65535 is allowed"));
         }
-        if address.ip().is_multicast() {
-            return Err(self.error(key, format!("is {}, a multicast address; a host's is allowed", address.ip())));
+        let broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
+        if address.ip().is_multicast() || broadcast {
+            return Err(self.error(key, format!("is {}, the address of many; a host's is allowed", address.ip())));
         }
         Ok(Some(address))
     }
@@ -248,6 +273,9 @@ impl Keys<'_> {
             .as_array()
             .and_then(|list| list.iter().map(|v| v.as_u64().map(|n| n as usize).filter(|n| *n < 1024)).collect());
         match numbers {
+            Some(list) if list.iter().enumerate().any(|(i, cpu)| list[..i].contains(cpu)) => {
+                Err(self.error("cpus", "names a core twice; every worker needs one of its own"))
+            }
             Some(list) if list.len() == workers => {
                 let available = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
                 match list.iter().find(|cpu| available.as_ref().is_ok_and(|set| !set.is_set(**cpu).unwrap_or(false))) {
@@ -283,7 +311,8 @@ impl Keys<'_> {
             };
             let keys = Keys { file: self.file, prefix: format!("{}peers[{index}].", self.prefix), object };
             keys.check_names(keys::PEER)?;
-            let name = keys.text("name")?.ok_or_else(|| keys.error("name", "is missing"))?;
+            keys.text("public_key")?;
+            let name = keys.label("name")?.ok_or_else(|| keys.error("name", "is missing"))?;
             let address = keys.address("address")?.ok_or_else(|| keys.error("address", "is missing"))?;
             keys.check_peer(&name, address, listen, &peers)?;
             peers.push(PeerConfig { name, address });

@@ -15,3 +15,7 @@ pub mod tap;
 pub mod underlay;
 pub mod wire;
 pub mod worker;
+
+/// How long a start waits for what a killed process still holds, and between two looks.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);

@@ -7,10 +7,11 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::addr::MacAddr;
 use crate::wire::vnet::VNET_HEADER_LEN;
+use crate::{PATIENCE, PAUSE};
 
 /// What went wrong with the port, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +85,6 @@ impl Tap {
 
     /// The kernel takes a moment to let go of the device of a process that was killed: it ends the ring first.
     fn open_queue_patiently(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
-        const PATIENCE: Duration = Duration::from_secs(2);
-        const PAUSE: Duration = Duration::from_millis(20);
         let begin = Instant::now();
         loop {
             match self.open_queue(first, several) {
@@ -96,15 +95,13 @@ impl Tap {
     }
 
     fn open_queue(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open("/dev/net/tun")
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::PermissionDenied => TapError::Permission(self.name.clone()),
-                _ => TapError::NoTun(error),
-            })?;
+        let file =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").map_err(
+                |error| match error.kind() {
+                    io::ErrorKind::PermissionDenied => TapError::Permission(self.name.clone()),
+                    _ => TapError::NoTun(error),
+                },
+            )?;
         let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         if several {
             flags |= libc::IFF_MULTI_QUEUE;

@@ -6,7 +6,9 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
 
+use crate::{PATIENCE, PAUSE};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Trains of 64 KiB come in bursts; the default of 208 KiB holds three of them.
@@ -39,12 +41,21 @@ pub enum UnderlayError {
 
 /// Opens `count` sockets on one address; the kernel spreads flows over them (SO_REUSEPORT).
 pub fn bind(listen: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, UnderlayError> {
-    if count > 1 {
-        // SO_REUSEPORT would let a second process of this user share the port unnoticed; without it nobody else may
-        // have it.
-        open(listen, false)?;
+    // The kernel takes a moment to let go of the socket of a process that was killed: it ends the ring first.
+    let begin = Instant::now();
+    let first = loop {
+        match open(listen, false) {
+            Err(UnderlayError::InUse(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            result => break result?,
+        }
+    };
+    if count == 1 {
+        return Ok(vec![first]);
     }
-    (0..count).map(|_| open(listen, count > 1)).collect()
+    // SO_REUSEPORT alone would let a second process of this user share the port unnoticed; the socket without it has
+    // shown that nobody else has the port.
+    drop(first);
+    (0..count).map(|_| open(listen, true)).collect()
 }
 
 fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {

@@ -131,14 +131,15 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| call("signalfd")(e.into()))?;
 
-    let listener = Admin::bind(&config.control_socket)?;
+    Admin::check(&config.control_socket)?;
     let mut poll = Poll::new().map_err(call("epoll"))?;
     let registry = poll.registry().try_clone().map_err(call("epoll"))?;
     registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
-    let mut admin =
-        Admin::new(&config.control_socket, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
+    let path = config.control_socket.clone();
     let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))))?;
+    let listener = Admin::bind(&path)?;
+    let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     ready();
 
     let mut happened = mio::Events::with_capacity(64);
@@ -267,7 +268,7 @@ impl Gateway {
     /// How long the loop may sleep. What has come up since the last tick may want the next one sooner.
     fn until_tick(&mut self) -> Duration {
         let now_ms = self.now_ms();
-        let busy = self.resolver.is_busy()
+        let busy = self.resolver.is_busy(now_ms)
             || self.macs.is_contested()
             || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
         let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
@@ -334,15 +335,17 @@ impl Gateway {
         let Some(handshake) = Handshake::parse(bytes) else {
             return self.counters.add(Ending::HandshakeRefused, 1);
         };
-        let (Handshake::Hello { uid, .. } | Handshake::Bye { uid, .. }) = &handshake;
+        let (Handshake::Hello { uid, session, .. } | Handshake::Bye { uid, session }) = &handshake;
         let own = *uid == self.uid;
+        // Our own hello names the link that it was sent for.
+        let sent_to = peer_name(&self.links, PeerId(*session as u16));
         let link = self.links.iter_mut().find(|link| same_address(link.address(), from));
         let Some(link) = link.filter(|_| !own) else {
             self.counters.add(Ending::HandshakeRefused, 1);
             if now_ms >= self.stranger_log_ms {
                 self.stranger_log_ms = now_ms + 60_000;
                 if own {
-                    warn!("the peer at {from} is this gateway itself; take it out of \"peers\"");
+                    warn!("peer {sent_to} is this gateway itself; take it out of \"peers\"");
                 } else {
                     warn!("a hello from {from}, which is the address of no peer in the config; it is ignored");
                 }

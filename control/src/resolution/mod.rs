@@ -46,6 +46,8 @@ const REPEAT_MS: u64 = 3000;
 /// Between two questions to verify one address, and how many.
 const VERIFY_MS: u64 = 1000;
 const VERIFY_TRIES: u32 = 3;
+/// The same where a peer disputes the address.
+const DISPUTE_MS: u64 = 300;
 /// Bounds of the tables; the oldest or the newest goes, as is said where they are used.
 const MAX_ENTRIES: usize = 65_536;
 const MAX_PENDING: usize = 4096;
@@ -73,8 +75,8 @@ pub struct Resolver {
     injected: HashMap<(Key, MacAddr), (u32, u64)>,
     /// Probes that wait for a conflict.
     probing: HashMap<(Key, MacAddr), u64>,
-    /// Some entry is being verified.
-    verifying: bool,
+    /// When the next entry is to be verified, as of the last look.
+    verify_at_ms: u64,
     rate: RateLimit,
     /// What happened.
     pub stats: ResolutionStats,
@@ -114,7 +116,7 @@ impl Resolver {
             unanswered: HashMap::new(),
             injected: HashMap::new(),
             probing: HashMap::new(),
-            verifying: false,
+            verify_at_ms: u64::MAX,
             rate: RateLimit::new(RPC_RATE),
             stats: ResolutionStats::default(),
         }
@@ -189,9 +191,9 @@ impl Resolver {
         self.unanswered.retain(|_, u| u.until_ms + LONGEST_BACK_OFF_MS > now);
     }
 
-    /// True if something will be due within a second.
-    pub fn is_busy(&self) -> bool {
-        !self.pending.is_empty() || self.verifying
+    /// True if something is due within a second.
+    pub fn is_busy(&self, now_ms: u64) -> bool {
+        !self.pending.is_empty() || self.verify_at_ms < now_ms + 1000
     }
 
     /// A peer is gone: what is behind it is unknown now.
@@ -230,7 +232,7 @@ impl Resolver {
 
     fn asked(&mut self, key: Key, asker: Asker, step: &mut Step<'_>) {
         let now = step.now_ms;
-        match self.entries.get_mut(&key) {
+        match self.entries.get_mut(&key).filter(|entry| entry.expires_ms > now) {
             // Never the asker's own address: that it asks means that something has changed.
             Some(entry) if entry.mac == asker.mac => {}
             Some(entry) => match entry.owner {
@@ -421,11 +423,12 @@ impl Resolver {
         let entry = Entry::new(mac, Owner::Peer(peer), router, source, step.now_ms, self.expiry_ms);
         let room = self.entries.len() < MAX_ENTRIES;
         match self.entries.get_mut(&key) {
-            // The address is at another MAC here. Its owner is asked; if it is silent, the next word of the peer counts.
+            // The address is at another MAC here. Its owner is asked; if it is silent, the peer's claim counts.
             Some(known) if known.owner == Owner::Local && known.mac != mac => {
                 self.stats.conflicts += 1;
+                known.claim = Some((peer, mac, router));
                 known.verify.get_or_insert((0, step.now_ms));
-                self.verifying = true;
+                self.verify_at_ms = step.now_ms;
             }
             Some(known) => *known = entry,
             None if room => {
@@ -472,8 +475,13 @@ impl Resolver {
         let now = step.now_ms;
         let due: Vec<Key> = self.pending.iter().filter(|(_, (p, _))| p.next_ms <= now).map(|(k, _)| *k).collect();
         for key in due {
+            let again = self.pending.get(&key).is_some_and(|(pending, _)| pending.tries < TRIES);
+            if again && !self.allowed(now) {
+                // Its time stays in the past: it is asked for as soon as the rate allows.
+                break;
+            }
             let Some((pending, askers)) = self.pending.get_mut(&key) else { continue };
-            if pending.tries < TRIES {
+            if again {
                 pending.tries += 1;
                 pending.next_ms = now + RETRY_MS;
                 if let Some(asker) = askers.first().copied() {
@@ -495,37 +503,50 @@ impl Resolver {
     fn verify(&mut self, step: &mut Step<'_>) {
         let (now, expiry, own_mac) = (step.now_ms, self.expiry_ms, self.own_mac);
         let mut silent = Vec::new();
-        self.verifying = false;
+        self.verify_at_ms = u64::MAX;
         for (key, entry) in &mut self.entries {
             if entry.owner != Owner::Local {
                 continue;
             }
-            let known_to_peers = entry.told_ms.is_some_and(|told| now - told < expiry);
-            if entry.verify.is_none() && known_to_peers && now >= entry.expires_ms - expiry / 4 {
-                entry.verify = Some((0, now));
+            // Half-way, so that a withdrawal comes before the entries at the peers have expired by themselves.
+            let begin = entry.expires_ms - expiry / 2;
+            let known_to_peers = entry.told_ms.is_some_and(|told| begin < told + expiry);
+            if entry.verify.is_none() && known_to_peers {
+                if now >= begin {
+                    entry.verify = Some((0, now));
+                } else {
+                    self.verify_at_ms = self.verify_at_ms.min(begin);
+                }
             }
-            self.verifying |= entry.verify.is_some();
-            if let Some((tries, due)) = &mut entry.verify
-                && now >= *due
-            {
+            let Some((tries, due)) = &mut entry.verify else { continue };
+            if now >= *due {
                 if *tries == VERIFY_TRIES {
-                    silent.push((*key, entry.mac, entry.told_ms.is_some()));
+                    silent.push(*key);
                     continue;
                 }
                 *tries += 1;
-                *due = now + VERIFY_MS.min(expiry / 16);
+                *due = now + if entry.claim.is_some() { DISPUTE_MS } else { VERIFY_MS }.min(expiry / 16);
                 self.stats.verifications += 1;
                 step.out.push(Action::Inject(heard::verification(key.ip, entry.mac, own_mac, key.vlan)));
             }
+            self.verify_at_ms = self.verify_at_ms.min(*due);
         }
-        for (key, mac, told) in silent {
-            self.entries.remove(&key);
-            self.stats.gone += 1;
-            if told {
-                let withdraw = Withdraw { target: key.ip, mac, vlan: key.vlan };
+        for key in silent {
+            self.gone(key, step);
+        }
+    }
+
+    /// The local owner of an address is silent: who disputes it gets it, and peers that know it forget it.
+    fn gone(&mut self, key: Key, step: &mut Step<'_>) {
+        let Some(entry) = self.entries.remove(&key) else { return };
+        self.stats.gone += 1;
+        match entry.claim {
+            Some((peer, mac, router)) => self.learn_remote(key, mac, peer, router, Source::ReplyRpc, step),
+            None if entry.told_ms.is_some() => {
                 self.stats.rpc_withdraws_sent += 1;
-                step.send(To::All, Message::Withdraw(withdraw));
+                step.send(To::All, Message::Withdraw(Withdraw { target: key.ip, mac: entry.mac, vlan: key.vlan }));
             }
+            None => {}
         }
     }
 

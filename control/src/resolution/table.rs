@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipop_dataplane::addr::{MacAddr, Vlan};
+use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::mac_table::Owner;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +65,8 @@ pub struct Entry {
     pub(super) asked: Option<(MacAddr, u64)>,
     /// Being verified: questions sent, when the next is due.
     pub(super) verify: Option<(u32, u64)>,
+    /// The peer that says otherwise, with its MAC and whether that is a router.
+    pub(super) claim: Option<(PeerId, MacAddr, bool)>,
 }
 
 impl Entry {
@@ -79,6 +81,7 @@ impl Entry {
             told_ms: None,
             asked: None,
             verify: None,
+            claim: None,
         }
     }
 }

@@ -319,7 +319,7 @@ fn a_host_that_left_is_withdrawn_everywhere() {
         let c1 = net.hosts[1].ip;
         net.ask(0, c1);
         net.hosts[1].silent = true;
-        net.advance(u64::from(EXPIRY_S) * 1000 * 3 / 4 + VERIFY_MS * 5);
+        net.advance(u64::from(EXPIRY_S) * 1000 / 2 + VERIFY_MS * 5);
         assert_eq!((net.knows(0, 1), net.knows(1, 1), net.knows(2, 1)), (None, None, None));
         assert_eq!(net.stats(0).withdrawn, 1);
     });
@@ -384,6 +384,34 @@ fn a_peer_does_not_take_an_address_that_lives_here() {
     let entry = net.gateways[0].resolver.entries.get(&key).unwrap();
     assert_eq!((entry.mac, entry.owner), (c0_mac, Owner::Local));
     assert_eq!(net.stats(0).conflicts, 1);
+}
+
+#[test]
+fn an_address_whose_owner_is_silent_goes_to_the_one_that_announces_it() {
+    both(|mut net| {
+        let (c0, standby) = (net.hosts[0].ip, net.hosts[3].mac);
+        net.ask(0, net.hosts[1].ip);
+        net.hosts[0].silent = true;
+        net.say(3, &heard::announcement(c0, standby, false, Announcement::Reply, Vlan::UNTAGGED));
+        net.advance(1500);
+        for gateway in [0, 1] {
+            let key = Key { vlan: Vlan::UNTAGGED, ip: c0 };
+            let entry = net.gateways[gateway].resolver.entries.get(&key).unwrap();
+            assert_eq!((entry.mac, entry.owner), (standby, Owner::Peer(PeerId(2))), "{gateway}");
+        }
+    });
+}
+
+#[test]
+fn retries_keep_to_the_rate() {
+    let mut net = Net::new(false);
+    for n in 0..4000u32 {
+        net.ask(0, IpAddr::from((0x0a00_8000 + n).to_be_bytes()));
+    }
+    let first = net.stats(0).rpc_requests_sent;
+    net.advance(1000);
+    let second = net.stats(0).rpc_requests_sent - first;
+    assert!(first <= RPC_RATE && second <= RPC_RATE + RPC_RATE / 4, "{first}, then {second} in a second");
 }
 
 #[test]

@@ -36,9 +36,10 @@ pub(crate) fn ask(socket: &Path, command: &str) -> Result<Value, String> {
 fn exchange(mut stream: UnixStream, command: &str) -> std::io::Result<String> {
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    writeln!(stream, "{}", serde_json::json!({ "command": command }))?;
+    let written = writeln!(stream, "{}", serde_json::json!({ "command": command }));
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer)?;
+    // A gateway that has closed the connection may have said why before.
+    BufReader::new(stream).read_line(&mut answer).and(written)?;
     if answer.is_empty() {
         return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the gateway closed the connection"));
     }
