@@ -262,7 +262,8 @@ impl Keys<'_> {
         }
         let broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
         if address.ip().is_multicast() || broadcast {
-            return Err(self.error(key, format!("is {}, the address of many; a host's is allowed", address.ip())));
+            let message = format!("is {}, a multicast or broadcast address; a host's is allowed", address.ip());
+            return Err(self.error(key, message));
         }
         Ok(Some(address))
     }

@@ -3,7 +3,8 @@
 //! The rules, in the order in which they apply:
 //!
 //! 1. A frame from the port makes its source local at once, wherever it was before. If it was at a peer, the MAC has
-//!    moved here: its move number rises and all peers are told (`mac_moved`).
+//!    moved here: its move number rises. All peers are told (`mac_moved`), also of a MAC that is merely new here: one of
+//!    them may have it still, and would keep its traffic.
 //! 2. A claim of a peer with a higher move number than ours wins over everything, also over "local"
 //!    (RFC 7432, section 7.7). The bridge is shown where the MAC is now, by a frame from it.
 //! 3. A claim that is not newer does not take a local MAC away. But it may be right: the peer may have restarted and lost
@@ -12,7 +13,7 @@
 use std::collections::HashMap;
 
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
-use ipop_dataplane::forward::Learn;
+use ipop_dataplane::forward::{Learn, RateLimit};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner, newer_move};
 use ipop_dataplane::wire::ethernet::{emit_header, ethertype};
 
@@ -25,6 +26,10 @@ const ASKED_MS: u64 = 400;
 const WATCHED_MS: u64 = 1100;
 /// MACs that can be at test at a time.
 const MAX_CONTESTS: usize = 1024;
+
+/// New MACs per second that peers are told of. A guest that makes up MACs must not flood them with messages; of those
+/// beyond, peers learn from frames.
+const NEWS_RATE: u64 = 1000;
 
 /// A local MAC that a peer claims too.
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +73,7 @@ pub struct Macs {
     writer: MacWriter,
     expiry_s: u32,
     contests: HashMap<MacKey, Contest>,
+    news: RateLimit,
     /// What happened.
     pub stats: MacStats,
 }
@@ -75,7 +81,7 @@ pub struct Macs {
 impl Macs {
     /// The rules over a table. `expiry_s`: seconds after which a MAC that sends nothing is forgotten.
     pub fn new(writer: MacWriter, expiry_s: u32) -> Macs {
-        Macs { writer, expiry_s, contests: HashMap::new(), stats: MacStats::default() }
+        Macs { writer, expiry_s, contests: HashMap::new(), news: RateLimit::new(NEWS_RATE), stats: MacStats::default() }
     }
 
     /// The table.
@@ -132,7 +138,12 @@ impl Macs {
                 self.stats.moved_here += 1;
                 out.push(moved(To::All, key, moves));
             }
-            None => self.enter(key, MacEntry { owner: Owner::Local, moves: 0, seen: now }),
+            None => {
+                self.enter(key, MacEntry { owner: Owner::Local, moves: 0, seen: now });
+                if self.news.allow(now_ms) {
+                    out.push(moved(To::All, key, 0));
+                }
+            }
         }
     }
 
@@ -277,6 +288,8 @@ mod tests {
     fn a_newer_move_takes_a_local_mac_and_tells_the_bridge() {
         let (mut macs, mut out) = (macs(), Vec::new());
         macs.here(key(), 0, &mut out);
+        assert_eq!(out, [moved(To::All, key(), 0)], "a new one is told, too");
+        out.clear();
         assert_eq!(macs.claim(key(), B, 1, 0, &mut out), Claim::MovedAway);
         assert_eq!(entry(&macs), Some((Owner::Peer(B), 1)));
         assert!(matches!(&out[..], [Action::Inject(frame)] if frame[6..12] == key().mac().0));
@@ -286,6 +299,7 @@ mod tests {
     fn a_local_mac_that_lives_stays() {
         let (mut macs, mut out) = (macs(), Vec::new());
         macs.here(key(), 0, &mut out);
+        out.clear();
         assert_eq!(macs.claim(key(), B, 0, 0, &mut out), Claim::Contested);
         macs.asked(key(), 0);
         macs.here(key(), 100, &mut out);

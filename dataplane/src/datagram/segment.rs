@@ -78,7 +78,9 @@ impl<'a> SuperFrame<'a> {
         // SYN counts in the sequence space, so it cannot be cut. RST and URG are left alone too, but in a super-frame
         // the kernel has decided already that every segment gets a copy of them.
         let odd = tcp.flags & tcp_flags::SYN != 0 || (!is_super && tcp.flags & (tcp_flags::RST | tcp_flags::URG) != 0);
-        if odd || headers_end >= layout.end || headers_end > MAX_HEADERS {
+        // A trailer behind the packet (IEC 62439-3 has one) is not part of any segment; only pieces keep it.
+        let trailer = !is_super && layout.end != frame.bytes.len();
+        if odd || trailer || headers_end >= layout.end || headers_end > MAX_HEADERS {
             return None;
         }
         match vnet.partial_checksum() {

@@ -81,9 +81,7 @@ impl Test {
         let missing = ipop_available().err().or_else(|| self.needs.iter().find_map(|need| lacking(need)));
         match missing {
             None => Trial::test(self.name, self.run),
-            Some(reason) => {
-                Trial::test(format!("{} (ignored: {reason})", self.name), self.run).with_ignored_flag(true)
-            }
+            Some(reason) => Trial::test(format!("{} (ignored: {reason})", self.name), self.run).with_ignored_flag(true),
         }
     }
 }

@@ -1,0 +1,84 @@
+//! The program itself: how it starts and ends, what it refuses, what it survives, what it answers.
+//!
+//! ```text
+//!   gw-a                                          gw-b
+//!  +--------------------------------+            +--------------------------------+
+//!  | lxcbr0 --- ipop                |            |                ipop --- lxcbr0 |
+//!  |   |          |                 |            |                 |          |   |
+//!  |   |      [ipop run]--UDP--eth0-+---(veth)---+-eth0--UDP--[ipop run]      |   |
+//!  |   |          |            :    |            |   :                        |   |
+//!  |   |    control socket     :    |            | forger: datagrams in the   |   |
+//!  |   |                  captured  |            | name of any address        |   |
+//!  +---|----------------------------+            +----------------------------|---+
+//!    c0 10.0.3.3, guest (frames of nonsense)                       10.0.3.104 c1
+//! ```
+
+#[path = "daemon/config.rs"]
+mod config;
+#[path = "daemon/garbage.rs"]
+mod garbage;
+#[path = "daemon/kit.rs"]
+mod kit;
+#[path = "daemon/life.rs"]
+mod life;
+#[path = "daemon/wire.rs"]
+mod wire;
+
+use std::process::ExitCode;
+
+use ipop_lab::{interrupt, ipop_available, tool};
+use libtest_mimic::{Arguments, Trial};
+
+use kit::Outcome;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // More at once would make the times that some tests promise meaningless.
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    if let Err(error) = interrupt::install() {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let ipop = ipop_available();
+    let setpriv = ipop.clone().and_then(|()| match tool("setpriv") {
+        Some(_) => Ok(()),
+        None => Err("setpriv is not installed (package util-linux)".into()),
+    });
+    let plain = |name, test| trial(name, &ipop, test);
+    let trials = vec![
+        // The longest first, beside all others.
+        plain("a_silent_peer_is_noticed", life::silent_peer),
+        plain("it_comes_and_goes", life::comes_and_goes),
+        plain("the_tap_can_be_attached_by_hand", life::attached_by_hand),
+        plain("a_peer_may_come_later", life::late_peer),
+        plain("killed_and_started_again", life::killed_and_restarted),
+        plain("killed_and_started_at_once", life::restarted_at_once),
+        plain("ports_and_cables_go_down_and_up", life::ports_and_cables),
+        plain("several_workers", life::several_workers),
+        plain("a_second_instance_is_refused", life::two_instances),
+        plain("impossible_starts_are_explained", life::impossible_starts),
+        plain("a_bridge_that_is_made_anew_gets_its_port_back", life::bridge_made_anew),
+        plain("a_deleted_tap_ends_it", life::tap_deleted),
+        trial("nobody_may_run_or_ask", &setpriv, life::no_permission),
+        plain("wrong_configs_are_explained", config::wrong_configs),
+        plain("values_that_cannot_work_are_explained", config::values_that_cannot_work),
+        plain("what_is_no_config_is_explained", config::no_config),
+        plain("keys_of_ipop_give_a_warning", config::keys_of_ipop),
+        plain("questions_are_answered", config::questions),
+        plain("datagrams_of_nonsense", garbage::datagrams),
+        plain("frames_of_nonsense", garbage::frames),
+        plain("nonsense_on_the_control_socket", garbage::control_socket),
+        plain("forged_handshakes", garbage::handshakes),
+        plain("a_flood_of_hellos", garbage::hello_flood),
+        plain("itself_as_peer", garbage::itself_as_peer),
+    ];
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// A test that is visibly ignored where it cannot run.
+fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
+    match available {
+        Ok(()) => Trial::test(name, test),
+        Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
+    }
+}

@@ -1,0 +1,394 @@
+//! Nonsense from everywhere, while two containers go on talking.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use ipop_lab::{Container, Daemon, Process, RawPort, udp_socket};
+use libtest_mimic::Failed;
+
+use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, resident, until, with_logs};
+use super::wire::{DATA, Forger, HANDSHAKE, datagram, payloads, record};
+
+/// Memory that a gateway may have after all that, in KiB.
+const MEMORY: u64 = 100 << 10;
+/// Senders pause after so many, so that the test shows what the program makes of them and not how long a queue is.
+const BURST: usize = 100;
+const PAUSE: Duration = Duration::from_millis(2);
+
+fn pace(number: usize) {
+    if number % BURST == BURST - 1 {
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Pings every 50 ms until it is told to stop.
+struct Pings(Process);
+
+impl Pings {
+    fn start(from: &Container, to: &str) -> Result<Pings, Failed> {
+        let mut process = from.spawn(["ping", "-n", "-i", "0.05", "-W", "2", to])?;
+        process.wait_for_stdout("icmp_seq=3", Duration::from_secs(3))?;
+        Ok(Pings(process))
+    }
+
+    /// Every one must have been answered, once.
+    fn stop(mut self, what: &str) -> Outcome {
+        self.0.signal(nix::sys::signal::Signal::SIGINT)?;
+        let output = self.0.wait(Duration::from_secs(5))?;
+        let summary = output.stdout.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default();
+        let number = |at: usize| summary.split_whitespace().nth(at).and_then(|n| n.parse::<i64>().ok());
+        let (sent, received) = (number(0).unwrap_or(0), number(3).unwrap_or(0));
+        // The last one may have been on its way when the signal came.
+        let whole = sent > 3 && sent - received <= 1 && !summary.contains("duplicates");
+        ensure(whole, format!("pings {what}: {summary}"))
+    }
+}
+
+fn unharmed(pair: &Pair, what: &str, daemons: [&mut Daemon; 2]) -> Outcome {
+    for daemon in daemons {
+        let name = daemon.gateway().name().to_owned();
+        ensure(daemon.is_running(), format!("{what}: {name} ended: {}", daemon.log()))?;
+        ensure(!daemon.log().contains("panicked"), format!("{what}: {name}: {}", daemon.log()))?;
+        let memory = resident(daemon.pid())?;
+        ensure(memory < MEMORY, format!("{what}: {name} has {memory} KiB"))?;
+        let lines = daemon.log().lines().count();
+        ensure(lines < 100, format!("{what}: {name} wrote {lines} log lines"))?;
+    }
+    pair.c0.ping(THERE, 1)?;
+    pair.c1.ping(HERE, 1)?;
+    Ok(())
+}
+
+fn counted(daemon: &Daemon, reasons: &[&str]) -> Outcome {
+    for reason in reasons {
+        ensure(daemon.counter(&format!("/drops/{reason}"))? > 0, format!("nothing is counted as {reason}"))?;
+    }
+    Ok(())
+}
+
+/// 100 000 datagrams: noise, headers that are almost right, replays, and records that are nonsense.
+pub(crate) fn datagrams() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let peer = pair.gateway(1).endpoint();
+    let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
+    // What really passes, to be mutated and sent again.
+    let mut uplink = RawPort::open(pair.gateway(0).netns(), "eth0")?;
+    uplink.drain()?;
+    pair.c1.ping(HERE, 5)?;
+    let genuine = payloads(&uplink.capture(Duration::from_millis(100))?, peer);
+    let data: Vec<&Vec<u8>> = genuine.iter().filter(|payload| payload[0] == 0x10 | DATA).collect();
+    ensure(data.len() >= 5, format!("{} datagrams captured", data.len()))?;
+    let session = u32::from_be_bytes([data[0][4], data[0][5], data[0][6], data[0][7]]);
+    let pings = Pings::start(&pair.c0, THERE)?;
+    let mut random = Random(1);
+    // From others: a stranger's port on the peer's host.
+    let stranger = udp_socket(pair.gateway(1).netns(), "0.0.0.0:0".parse()?, Duration::from_secs(1))?;
+    for number in 0..70_000 {
+        let length = random.below(200);
+        let mut bytes = random.bytes(length);
+        match number % 7 {
+            0 => {}
+            1 => bytes = datagram(DATA, random.next() as u32, 0, number as u64, &bytes),
+            2 => bytes = datagram(HANDSHAKE, 0, 255, 0, &bytes),
+            3 => bytes = datagram(3 + random.below(13) as u8, session, 0, 0, &bytes),
+            4 => {
+                bytes = datagram(DATA, session, 0, 0, &bytes);
+                bytes[1 + random.below(3)] = 1;
+            }
+            5 => bytes = datagram(DATA, session, 9, number as u64, &record(1, 0, &bytes)),
+            _ => bytes = data[random.below(data.len())].clone(),
+        }
+        stranger.send_to(&bytes, pair.gateway(0).endpoint())?;
+        pace(number);
+    }
+    // From the peer's own address and port. A lane of its own: whoever could guess the counters of a real lane in
+    // clear text could silence it, which "sec": false says aloud.
+    let lane = 200;
+    let in_session = |number: usize, body: &[u8]| datagram(DATA, session, lane, number as u64, body);
+    for number in 0..30_000 {
+        let length = random.below(120);
+        let noise = random.bytes(length);
+        let payload = match number % 6 {
+            0 => data[random.below(data.len())].clone(),
+            1 => noise,
+            2 => in_session(number, &noise),
+            3 => in_session(number, &record(random.below(8) as u8, random.below(4) as u8, &noise)),
+            4 => {
+                let mut records = data[random.below(data.len())][16..].to_vec();
+                for _ in 0..=random.below(4) {
+                    // Types, lengths and what is behind the addresses of the frame, but no station's own MAC.
+                    let at = if random.below(4) == 0 { random.below(4) } else { 16 + random.below(records.len() - 16) };
+                    records[at] = random.next() as u8;
+                }
+                in_session(number, &records)
+            }
+            _ => {
+                in_session(number, &record(4, 0, format!("{{\"msg_type\":\"arp_reply\",\"mac\":{number}}}").as_bytes()))
+            }
+        };
+        forger.send(peer, &payload)?;
+        pace(number);
+    }
+    pings.stop("during 100 000 datagrams of nonsense")?;
+    unharmed(&pair, "datagrams", [&mut a, &mut b])?;
+    counted(
+        &a,
+        &[
+            "datagram_truncated",
+            "datagram_version",
+            "datagram_type",
+            "datagram_network",
+            "session_unknown",
+            "source_address",
+            "replayed",
+            "record_malformed",
+            "record_type",
+            "record_frame",
+            "segment_malformed",
+            "fragment_malformed",
+            "handshake_refused",
+            "rpc_refused",
+            "bad_source",
+        ],
+    )?;
+    // Nothing was lost on the way to the counters: every stranger's datagram is a drop.
+    let drops = a.status("status")?["drops"].clone();
+    let sum: u64 = drops.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    ensure(sum >= 75_000, format!("only {sum} drops are counted: {drops}"))?;
+    ensure(a.status("peers")?["peers"][0]["ups"] == 1, "the link went down meanwhile")
+}
+
+/// 30 000 frames of nonsense from a guest.
+pub(crate) fn frames() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let guest = pair.lab.container(0, "guest", &[])?;
+    let port = RawPort::open(guest.netns(), guest.interface())?;
+    let own = guest.mac_bytes()?;
+    let there = pair.c1.mac_bytes()?;
+    let pings = Pings::start(&pair.c1, HERE)?;
+    let mut random = Random(2);
+    for number in 0..30_000 {
+        let length = random.below(if number % 50 == 0 { 1486 } else { 100 });
+        let body = random.bytes(length);
+        let dst = match random.below(4) {
+            0 => there,
+            1 => [0xff; 6],
+            2 => [0x33, 0x33, 0, 0, 0, random.next() as u8],
+            // Unknown, so flooded within the rate.
+            _ => [2, 9, 9, 9, random.next() as u8, random.next() as u8],
+        };
+        let src = if random.below(2) == 0 { own } else { [2, 7, 7, 7, random.next() as u8, random.next() as u8] };
+        let kind: &[u8] = match random.below(9) {
+            0 => &[8, 0],
+            // An IPv4 header that promises a TCP segment.
+            1 => &[8, 0, 0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 3, 9, 10, 0, 3, 104],
+            2 => &[8, 6],
+            3 => &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1],
+            4 => &[0x86, 0xdd],
+            // An IPv6 header that promises neighbour discovery.
+            5 => &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255],
+            6 => &[0x81, 0, 0, 10, 8, 6],
+            7 => &[0x88, 0xa8, 0, 10, 0x81, 0, 0, 11, 0x86, 0xdd],
+            _ => &[0x12, 0x34],
+        };
+        let frame = [&dst[..], &src, kind, &body].concat();
+        port.send(&frame)?;
+        pace(number);
+    }
+    // A solicitation with a wrong checksum, which chance would hardly make.
+    let mut solicitation =
+        [&[0x33, 0x33, 0xff, 0, 1, 4], &own[..], &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 24, 58, 255]].concat();
+    solicitation.extend([0xfd; 32]);
+    solicitation.extend([135, 0, 0xbe, 0xef, 0, 0, 0, 0]);
+    solicitation.extend([0xfd; 16]);
+    port.send(&solicitation)?;
+    pings.stop("during 30 000 frames of nonsense")?;
+    unharmed(&pair, "frames", [&mut a, &mut b])?;
+    counted(&a, &["arp_malformed", "nd_malformed"])?;
+    let gone_on = a.counter("/frames/flooded")? + a.counter("/drops/flood_rate")?;
+    ensure(gone_on > 1000, format!("{gone_on} unknown destinations"))
+}
+
+/// Nonsense on the control socket, and clients that say nothing.
+pub(crate) fn control_socket() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let pings = Pings::start(&pair.c0, THERE)?;
+    let connect = || -> Result<UnixStream, Failed> {
+        let stream = UnixStream::connect(a.socket())?;
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        Ok(stream)
+    };
+    let mut random = Random(3);
+    // Each gets an error or is closed; none hangs.
+    for (what, bytes) in [
+        ("binary", [random.bytes(300), b"\n".to_vec()].concat()),
+        ("no JSON", b"status\n".to_vec()),
+        ("another form", b"[1,2,3]\n".to_vec()),
+        ("another type", b"{\"command\":7}\n".to_vec()),
+        ("no such command", b"{\"command\":\"reboot\"}\n".to_vec()),
+        ("deep JSON", [vec![b'['; 3000], b"\n".to_vec()].concat()),
+        ("a long line", vec![b'x'; 100_000]),
+    ] {
+        let mut stream = connect()?;
+        // The gateway may close before it has read everything.
+        let _ = stream.write_all(&bytes);
+        let mut answer = vec![0; 4096];
+        let length = match stream.read(&mut answer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => continue,
+            Err(error) => return Err(format!("{what}: {error}").into()),
+        };
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        ensure(length == 0 || text.contains("\"error\""), format!("{what} is answered by {text}"))?;
+    }
+    // Many questions at once whose answers nobody reads.
+    let mut greedy = connect()?;
+    greedy.set_write_timeout(Some(Duration::from_millis(300)))?;
+    for _ in 0..5000 {
+        if greedy.write_all(b"{\"command\":\"status\"}\n").is_err() {
+            break;
+        }
+    }
+    // Half a line, and the rest later.
+    let mut halves = connect()?;
+    halves.write_all(b"{\"command\":")?;
+    let counter = a.counter("/frames/to_peer")?;
+    halves.write_all(b"\"peers\"}\n")?;
+    let mut answer = [0; 65_536];
+    let length = halves.read(&mut answer)?;
+    ensure(String::from_utf8_lossy(&answer[..length]).contains("gw-b"), "the two halves are not answered")?;
+    // One hundred that say nothing: whoever comes then is answered or told why not.
+    let silent: Vec<UnixStream> = (0..100).map(|_| connect()).collect::<Result<_, _>>()?;
+    for _ in 0..20 {
+        let crowded = a.query("status", true).output()?;
+        let told = crowded.success() || crowded.stderr.contains("too many clients");
+        ensure(told, format!("in a crowd: {} {}", crowded.status, crowded.stderr))?;
+    }
+    ensure(!a.log().contains("panicked"), "a panic")?;
+    drop((silent, greedy, halves));
+    until("the status to be answered again", Duration::from_secs(3), || {
+        Ok(a.query("status", true).output()?.success())
+    })?;
+    until("frames to pass", Duration::from_secs(1), || Ok(a.counter("/frames/to_peer")? > counter))?;
+    pings.stop("during nonsense on the control socket")?;
+    unharmed(&pair, "control socket", [&mut a, &mut b])
+}
+
+fn hello(uid: &str, name: &str, session: u32, yours: Option<u32>) -> Vec<u8> {
+    let yours = yours.map_or("null".into(), |index| index.to_string());
+    let body = format!(
+        "{{\"msg_type\":\"hello\",\"uid\":\"{uid}\",\"name\":\"{name}\",\"session\":{session},\"your_session\":{yours}}}"
+    );
+    datagram(HANDSHAKE, 0, 255, 0, body.as_bytes())
+}
+
+fn bye(uid: &str, session: u32) -> Vec<u8> {
+    let body = format!("{{\"msg_type\":\"bye\",\"uid\":\"{uid}\",\"session\":{session}}}");
+    datagram(HANDSHAKE, 0, 255, 0, body.as_bytes())
+}
+
+/// What a gateway believes of its first peer.
+fn belief(daemon: &Daemon) -> ipop_lab::Result<String> {
+    let peer = &daemon.status("peers")?["peers"][0];
+    Ok(format!("{} {} {} {} {}", peer["state"], peer["ups"], peer["uid"], peer["remote_name"], peer["address"]))
+}
+
+/// Handshakes that are forged change nothing.
+pub(crate) fn handshakes() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
+    let peer = pair.gateway(1).endpoint();
+    let elsewhere: SocketAddr = "10.99.0.2:5999".parse()?;
+    let nowhere: SocketAddr = "10.99.0.66:5800".parse()?;
+    let uid = |daemon: &Daemon| -> ipop_lab::Result<String> {
+        Ok(daemon.status("status")?["uid"].as_str().unwrap_or_default().to_owned())
+    };
+    let (own, theirs) = (uid(&a)?, uid(&b)?);
+    let before = belief(&a)?;
+    let pings = Pings::start(&pair.c0, THERE)?;
+    let huge = "x".repeat(1300);
+    let forged = [
+        ("a hello from another port", elsewhere, hello("evil", "evil", 7, Some(7))),
+        ("a hello from another host", nowhere, hello("evil", "evil", 7, Some(7))),
+        ("the peer's hello from another port", elsewhere, hello(&theirs, "gw-b", 7, None)),
+        ("the own uid from the peer's address", peer, hello(&own, "gw-a", 7, Some(7))),
+        ("a huge name from another port", elsewhere, hello("evil", &huge, 7, None)),
+        ("a huge uid from the peer's address", peer, hello(&huge, "gw-b", 7, None)),
+        ("no uid", peer, hello("", "gw-b", 7, None)),
+        ("session 0", peer, hello(&theirs, "gw-b", 0, None)),
+        ("a goodbye from another port", elsewhere, bye(&theirs, 7)),
+        ("a goodbye with another session", peer, bye(&theirs, 7)),
+        ("a goodbye of another life", peer, bye("evil", 7)),
+        ("no handshake", peer, datagram(HANDSHAKE, 0, 255, 0, b"{\"msg_type\":\"hello\"}")),
+    ];
+    for (what, from, bytes) in &forged {
+        forger.send(*from, bytes)?;
+        // The control thread takes them in order, so its answer shows what it made of them.
+        pair.c0.ping(THERE, 1).map_err(|error| format!("{what}: {error}"))?;
+        let after = belief(&a)?;
+        ensure(after == before, format!("{what}: {before} became {after}"))?;
+    }
+    pings.stop("during forged handshakes")?;
+    until("the refusals to be counted", Duration::from_secs(2), || Ok(a.counter("/drops/handshake_refused")? >= 10))?;
+    unharmed(&pair, "handshakes", [&mut a, &mut b])
+}
+
+/// Hellos by the ten thousand, from strangers and in the peer's own name.
+pub(crate) fn hello_flood() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
+    let peer = pair.gateway(1).endpoint();
+    let mut uplink = RawPort::open(pair.gateway(0).netns(), "eth0")?;
+    // The keep-alive, as it is.
+    let (frames, _) = uplink.capture_until(Duration::from_secs(7), |frame| {
+        payloads(&[frame.to_vec()], peer).iter().any(|payload| payload[0] == 0x10 | HANDSHAKE)
+    })?;
+    let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == 0x10 | HANDSHAKE);
+    let genuine = genuine.ok_or("no hello was captured")?;
+    let before = belief(&a)?;
+    let refused = a.counter("/drops/handshake_refused")?;
+    let pings = Pings::start(&pair.c1, HERE)?;
+    let mut answers = RawPort::open(pair.gateway(1).netns(), "eth0")?;
+    answers.drain()?;
+    for number in 0..20_000 {
+        let stranger = SocketAddr::new(peer.ip(), 10_000 + (number % 40_000) as u16);
+        forger.send(stranger, &hello("stranger", "stranger", 7, None))?;
+        forger.send(peer, &genuine)?;
+        pace(number);
+    }
+    pings.stop("during 40 000 hellos")?;
+    ensure(belief(&a)? == before, format!("{before} became {}", belief(&a)?))?;
+    let seen = answers.capture(Duration::from_millis(200))?;
+    let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == 0x10 | HANDSHAKE).count();
+    ensure(hellos < 200, format!("{hellos} hellos in answer to 40 000"))?;
+    let dropped = |reason: &str| a.counter(&format!("/drops/{reason}"));
+    let counted = dropped("handshake_refused")? - refused + dropped("control_queue_full")?;
+    ensure(counted >= 10_000, format!("{counted} of 20 000 strangers' hellos are counted"))?;
+    unharmed(&pair, "hello flood", [&mut a, &mut b])
+}
+
+/// A config that names the gateway itself, by an address that cannot be recognised as its own.
+pub(crate) fn itself_as_peer() -> Outcome {
+    let pair = Pair::new()?;
+    let gateway = pair.gateway(0);
+    gateway.run(["ip", "address", "add", "10.99.0.77/24", "dev", "eth0"])?;
+    let mut config = gateway.config();
+    config["listen"] = "0.0.0.0:5800".into();
+    let peers = config["peers"].as_array_mut().ok_or("no peers")?;
+    peers.push(serde_json::json!({ "name": "mirror", "address": "10.99.0.77:5800" }));
+    let mut a = gateway.start_ipop(&config)?;
+    let mut b = pair.gateway(1).start_ipop(&pair.gateway(1).config())?;
+    pair.traffic_within("to the real peer", Duration::from_secs(4))?;
+    let warned = until("the warning", Duration::from_secs(5), || Ok(a.log().contains("is this gateway itself")));
+    with_logs(warned, &[&a, &b])?;
+    ensure(super::kit::peer_state(&a, 1)? == "down", "it is its own peer")?;
+    // No frame may come back through the mirror.
+    pair.c0.ping(THERE, 5)?;
+    pair.c1.ping(HERE, 5)?;
+    let warnings = a.log().lines().filter(|line| line.contains("this gateway itself")).count();
+    ensure(warnings == 1, format!("{warnings} warnings in a few seconds"))?;
+    unharmed(&pair, "itself as peer", [&mut a, &mut b])
+}
