@@ -45,7 +45,9 @@ pub enum AdminError {
 struct Client {
     stream: UnixStream,
     input: Vec<u8>,
+    /// The answer that is being written, and how much of it has been.
     output: Vec<u8>,
+    written: usize,
     active_ms: u64,
 }
 
@@ -96,8 +98,9 @@ impl Admin {
         let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
         let listener = UnixListener::bind(path).map_err(failed(path));
         nix::sys::stat::umask(mask);
+        let listener = listener?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed(path))?;
-        listener
+        Ok(listener)
     }
 
     /// Serves `listener` under `token`; clients get the tokens from `first` on.
@@ -124,7 +127,7 @@ impl Admin {
             let interest = Interest::READABLE | Interest::WRITABLE;
             if registry.register(&mut stream, Token(self.first + place), interest).is_ok() {
                 let (input, output) = (Vec::new(), Vec::new());
-                self.clients[place] = Some(Client { stream, input, output, active_ms: now_ms });
+                self.clients[place] = Some(Client { stream, input, output, written: 0, active_ms: now_ms });
             }
         }
     }
@@ -166,8 +169,21 @@ impl Client {
     fn read(&mut self, answer: &mut impl FnMut(&str) -> Option<Value>) -> bool {
         let mut chunk = [0; 1024];
         loop {
-            // One who asks without reading the answers has to wait.
-            if !self.output.is_empty() && !self.flush() {
+            // One who asks without reading the answers has to wait until the socket takes them.
+            if !self.flush() {
+                return false;
+            }
+            if !self.output.is_empty() {
+                return true;
+            }
+            // One line at a time, so that the answers to many do not pile up.
+            if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                self.respond(&reply_to(&line, answer));
+                continue;
+            }
+            if self.input.len() > MAX_REQUEST {
+                self.respond(&json!({"error": format!("a request is one line of at most {MAX_REQUEST} octets")}));
                 return false;
             }
             match self.stream.read(&mut chunk) {
@@ -177,28 +193,25 @@ impl Client {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return false,
             }
-            while let Some(end) = self.input.iter().position(|b| *b == b'\n') {
-                let line: Vec<u8> = self.input.drain(..=end).collect();
-                self.respond(&reply_to(&line, answer));
-            }
-            if self.input.len() > MAX_REQUEST {
-                self.respond(&json!({"error": format!("a request is one line of at most {MAX_REQUEST} octets")}));
-                return false;
-            }
         }
     }
 
     fn respond(&mut self, value: &Value) {
-        self.output.extend_from_slice(value.to_string().as_bytes());
+        (self.output, self.written) = (value.to_string().into_bytes(), 0);
         self.output.push(b'\n');
     }
 
     /// Writes what can be written; false if the client is gone.
     fn flush(&mut self) -> bool {
         while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
+            match self.stream.write(&self.output[self.written..]) {
                 Ok(0) => return false,
-                Ok(len) => drop(self.output.drain(..len)),
+                Ok(len) => {
+                    self.written += len;
+                    if self.written == self.output.len() {
+                        (self.output, self.written) = (Vec::new(), 0);
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,

@@ -4,7 +4,7 @@
 //! other side:
 //!
 //! ```json
-//! {"msg_type":"hello","uid":"5b3c…","name":"gw-a","session":3735879680,"your_session":65537}
+//! {"msg_type":"hello","uid":"5b3c…","name":"gw-a","session":3735879680,"your_session":65537,"up":false}
 //! ```
 //!
 //! A link is up when both sides know each other's index. Everyone chooses anew at each start, so a peer that restarted
@@ -27,8 +27,8 @@ const HELLO_UP_MS: u64 = 5000;
 const SILENCE_MS: u64 = 3 * HELLO_UP_MS + 1000;
 /// Answers to hellos per second: two confused gateways must not talk each other to death.
 const ANSWERS_PER_SECOND: u64 = 20;
-/// Control messages per second that a peer may send.
-const MESSAGES_PER_SECOND: u64 = 4000;
+/// Restarts of a peer per second that are believed: each one empties tables.
+const LIVES_PER_SECOND: u64 = 1;
 
 /// The body of a handshake datagram.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ pub enum Handshake {
         session: u32,
         /// Session index of the receiver that it knows.
         your_session: Option<u32>,
+        /// It takes the link for up.
+        #[serde(default)]
+        up: bool,
     },
     /// The sender stops.
     Bye {
@@ -101,8 +104,7 @@ pub struct Link {
     last_heard_ms: Option<u64>,
     next_hello_ms: u64,
     answers: RateLimit,
-    /// What the peer may send us.
-    pub messages: RateLimit,
+    lives: RateLimit,
     /// The path MTU, while the link is up.
     pub path: Option<PathMtu>,
     /// Datagrams that workers had received at the last look.
@@ -129,7 +131,7 @@ impl Link {
             last_heard_ms: None,
             next_hello_ms: 0,
             answers: RateLimit::new(ANSWERS_PER_SECOND),
-            messages: RateLimit::new(MESSAGES_PER_SECOND),
+            lives: RateLimit::new(LIVES_PER_SECOND),
             path: None,
             heard_datagrams: 0,
             counter: 0,
@@ -197,23 +199,33 @@ impl Link {
             name: name.to_owned(),
             session: self.our_session,
             your_session: self.them.as_ref().map(|them| them.session),
+            up: self.up,
         }
     }
 
     /// A handshake came from the peer's address. Returns what changed and whether a hello must go back at once.
-    /// `random` is for a new session index, if one is needed.
-    pub fn heard(&mut self, handshake: &Handshake, now_ms: u64, random: u16) -> (Option<LinkEvent>, bool) {
+    /// `random` is asked for a new session index, if one is needed.
+    pub fn heard(
+        &mut self,
+        handshake: &Handshake,
+        now_ms: u64,
+        random: impl FnOnce() -> u16,
+    ) -> (Option<LinkEvent>, bool) {
         match handshake {
             Handshake::Bye { uid, session } => {
                 let known = self.them.as_ref().is_some_and(|them| them.uid == *uid && them.session == *session);
                 (known.then(|| self.forget("it said goodbye")).flatten(), false)
             }
-            Handshake::Hello { uid, name, session, your_session } => {
-                self.last_heard_ms = Some(now_ms);
+            Handshake::Hello { uid, name, session, your_session, up } => {
                 let another_life = self.them.as_ref().is_some_and(|them| them.uid != *uid);
+                if another_life && !self.lives.allow(now_ms) {
+                    return (None, false);
+                }
+                self.last_heard_ms = Some(now_ms);
                 if another_life {
                     // Its counters begin anew, so our window for it must: that goes with the session index.
-                    self.our_session = session_index(self.id, random.max(1));
+                    let fresh = session_index(self.id, random().max(1));
+                    self.our_session = if fresh == self.our_session { fresh ^ 1 << 31 } else { fresh };
                 }
                 let them = Them { uid: uid.clone(), name: name.chars().take(64).collect(), session: *session };
                 let news = self.them.as_ref() != Some(&them);
@@ -232,7 +244,8 @@ impl Link {
                     }
                     _ => None,
                 };
-                let answer = (news || !self.acknowledged) && self.answers.allow(now_ms);
+                // Also when the other side has not heard that we know it: one hello of ours was lost.
+                let answer = (news || !self.acknowledged || !up) && self.answers.allow(now_ms);
                 (event, answer)
             }
         }
@@ -270,16 +283,41 @@ mod tests {
         Link::new(PeerId(0), "peer".into(), "10.0.0.1:1".parse().unwrap(), random)
     }
 
+    #[test]
+    fn a_lost_answer_is_given_again() {
+        let (mut a, mut b) = (link(1), link(2));
+        b.heard(&a.hello("A", "a"), 0, || 9);
+        assert_eq!(a.heard(&b.hello("B", "b"), 0, || 9), (Some(LinkEvent::Up), true));
+        // The hello that would have told B is lost. B's next one is answered.
+        assert_eq!(a.heard(&b.hello("B", "b"), 1000, || 9), (None, true));
+        assert_eq!(b.heard(&a.hello("A", "a"), 1000, || 9).0, Some(LinkEvent::Up));
+    }
+
+    #[test]
+    fn a_peer_has_not_many_lives_at_once() {
+        let (mut a, mut b) = (link(1), link(2));
+        talk(&mut a, "A", &mut b, "B", 0);
+        let forged = |n: u32| Handshake::Hello {
+            uid: format!("X{n}"),
+            name: "x".into(),
+            session: 5,
+            your_session: None,
+            up: false,
+        };
+        let believed = (0..1000).filter(|n| a.heard(&forged(*n), 0, || 9).0.is_some()).count();
+        assert!(believed <= 1, "{believed}");
+    }
+
     /// Delivers hellos between two links until neither answers; returns the events on both sides.
     fn talk(a: &mut Link, uid_a: &str, b: &mut Link, uid_b: &str, now: u64) -> (Vec<LinkEvent>, Vec<LinkEvent>) {
         let (mut at_a, mut at_b) = (Vec::new(), Vec::new());
         let mut to_b = Some(a.hello(uid_a, "a"));
         for _ in 0..10 {
             let Some(hello) = to_b.take() else { break };
-            let (event, answer) = b.heard(&hello, now, 77);
+            let (event, answer) = b.heard(&hello, now, || 77);
             at_b.extend(event);
             if answer {
-                let (event, answer) = a.heard(&b.hello(uid_b, "b"), now, 78);
+                let (event, answer) = a.heard(&b.hello(uid_b, "b"), now, || 78);
                 at_a.extend(event);
                 to_b = answer.then(|| a.hello(uid_a, "a"));
             }
@@ -325,16 +363,16 @@ mod tests {
         talk(&mut a, "A", &mut b, "B", 0);
         let session = b.our_session;
         let forged = Handshake::Bye { uid: "B".into(), session: session ^ 1 };
-        assert_eq!(a.heard(&forged, 1, 9), (None, false));
+        assert_eq!(a.heard(&forged, 1, || 9), (None, false));
         let real = Handshake::Bye { uid: "B".into(), session };
-        assert_eq!(a.heard(&real, 1, 9).0, Some(LinkEvent::Down("it said goodbye")));
+        assert_eq!(a.heard(&real, 1, || 9).0, Some(LinkEvent::Down("it said goodbye")));
     }
 
     #[test]
     fn answers_are_limited() {
         let mut a = link(1);
-        let hello = Handshake::Hello { uid: "B".into(), name: "b".into(), session: 5, your_session: None };
-        let answers = (0..1000).filter(|_| a.heard(&hello, 0, 9).1).count();
+        let hello = Handshake::Hello { uid: "B".into(), name: "b".into(), session: 5, your_session: None, up: false };
+        let answers = (0..1000).filter(|_| a.heard(&hello, 0, || 9).1).count();
         assert!(answers <= ANSWERS_PER_SECOND as usize, "{answers}");
     }
 

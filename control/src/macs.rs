@@ -24,6 +24,8 @@ use crate::rpc::{MacMoved, Message};
 const ASKED_MS: u64 = 400;
 /// The same where nothing can be asked: a little more than the resolution of "last seen".
 const WATCHED_MS: u64 = 1100;
+/// For how long frames do not contradict a move that a peer has told.
+const SETTLE_MS: u64 = 2000;
 /// MACs that can be at test at a time.
 const MAX_CONTESTS: usize = 1024;
 
@@ -47,8 +49,12 @@ pub enum Claim {
     Accepted,
     /// The MAC was local and is the peer's now.
     MovedAway,
-    /// The MAC stays local for now.
+    /// The MAC stays local for now, and is put to the test from now on.
     Contested,
+    /// The MAC stays local for now; it is at test already.
+    AtTest,
+    /// Another peer has a newer claim.
+    Outdated,
 }
 
 /// What happened to MACs, for `ipop status`.
@@ -73,6 +79,8 @@ pub struct Macs {
     writer: MacWriter,
     expiry_s: u32,
     contests: HashMap<MacKey, Contest>,
+    /// When a MAC moved by number, for a moment.
+    moved_at: HashMap<MacKey, u64>,
     news: RateLimit,
     /// What happened.
     pub stats: MacStats,
@@ -81,7 +89,14 @@ pub struct Macs {
 impl Macs {
     /// The rules over a table. `expiry_s`: seconds after which a MAC that sends nothing is forgotten.
     pub fn new(writer: MacWriter, expiry_s: u32) -> Macs {
-        Macs { writer, expiry_s, contests: HashMap::new(), news: RateLimit::new(NEWS_RATE), stats: MacStats::default() }
+        Macs {
+            writer,
+            expiry_s,
+            contests: HashMap::new(),
+            moved_at: HashMap::new(),
+            news: RateLimit::new(NEWS_RATE),
+            stats: MacStats::default(),
+        }
     }
 
     /// The table.
@@ -99,11 +114,6 @@ impl Macs {
         self.table().lookup(MacKey::new(vlan, mac)).map_or(0, |entry| entry.moves)
     }
 
-    /// True if the MAC is on this side.
-    pub fn is_local(&self, vlan: Vlan, mac: MacAddr) -> bool {
-        self.table().lookup(MacKey::new(vlan, mac)).is_some_and(|entry| entry.owner == Owner::Local)
-    }
-
     /// True while a local MAC is at test.
     pub fn is_contested(&self) -> bool {
         !self.contests.is_empty()
@@ -118,7 +128,13 @@ impl Macs {
                 None
             }
             Owner::Peer(peer) => {
-                let moves = self.table().lookup(learn.key).map_or(0, |entry| entry.moves);
+                let known = self.table().lookup(learn.key);
+                // Frames that were under way when the MAC moved must not move it back.
+                let just_moved = self.moved_at.get(&learn.key).is_some_and(|at| now_ms - at < SETTLE_MS);
+                if just_moved && known.is_some_and(|entry| entry.owner != Owner::Local) {
+                    return Some(Claim::Outdated);
+                }
+                let moves = known.map_or(0, |entry| entry.moves);
                 Some(self.claim(learn.key, peer, moves, now_ms, out))
             }
         }
@@ -157,16 +173,26 @@ impl Macs {
                     self.leave(key, theirs, out);
                     return Claim::MovedAway;
                 }
-                if !self.contests.contains_key(&key) && self.contests.len() < MAX_CONTESTS {
-                    let decide_at_ms = now_ms + WATCHED_MS;
-                    let contest = Contest { peer, seen_before: known.seen, alive: false, decide_at_ms };
-                    self.contests.insert(key, contest);
+                if self.contests.contains_key(&key) || self.contests.len() >= MAX_CONTESTS {
+                    return Claim::AtTest;
                 }
+                let decide_at_ms = now_ms + WATCHED_MS;
+                let contest = Contest { peer, seen_before: known.seen, alive: false, decide_at_ms };
+                self.contests.insert(key, contest);
                 Claim::Contested
             }
             // Among peers the newer move wins; an equal one is the newer word.
-            Some(known) if newer_move(known.moves, moves) => Claim::Accepted,
-            _ => {
+            Some(known) if known.owner != theirs.owner && newer_move(known.moves, moves) => Claim::Outdated,
+            Some(known) => {
+                if newer_move(moves, known.moves) && self.moved_at.len() < MAX_CONTESTS {
+                    self.moved_at.insert(key, now_ms);
+                }
+                // Its own gateway may know less than others of how often it moved.
+                let moves = if newer_move(known.moves, moves) { known.moves } else { moves };
+                self.enter(key, MacEntry { moves, ..theirs });
+                Claim::Accepted
+            }
+            None => {
                 self.enter(key, theirs);
                 Claim::Accepted
             }
@@ -206,11 +232,20 @@ impl Macs {
     /// Forgets what was at a peer that is gone.
     pub fn flush(&mut self, peer: PeerId) {
         self.writer.retain(|_, entry| entry.owner != Owner::Peer(peer));
+        self.contests.retain(|_, contest| contest.peer != peer);
+    }
+
+    /// Enters a MAC of the gateway's own, which never sends: what is sent to it ends here.
+    pub fn reserve(&mut self, key: MacKey) {
+        if self.table().lookup(key).is_none() {
+            self.enter(key, MacEntry { owner: Owner::Local, moves: 0, seen: u32::MAX });
+        }
     }
 
     /// Forgets what has sent nothing for long.
     pub fn expire(&mut self, now_ms: u64) {
         let (now, expiry) = (seconds(now_ms), self.expiry_s);
+        self.moved_at.retain(|_, at| now_ms - *at < SETTLE_MS);
         let before = self.writer.len();
         self.writer.retain(|_, entry| now.saturating_sub(entry.seen) < expiry);
         self.stats.aged += (before - self.writer.len()) as u64;
@@ -228,6 +263,9 @@ impl Macs {
     fn leave(&mut self, key: MacKey, theirs: MacEntry, out: &mut Vec<Action>) {
         self.contests.remove(&key);
         self.enter(key, theirs);
+        if self.moved_at.len() < MAX_CONTESTS {
+            self.moved_at.insert(key, u64::from(theirs.seen) * 1000);
+        }
         self.stats.moved_away += 1;
         out.push(Action::Inject(arrival_notice(key)));
     }
@@ -327,6 +365,27 @@ mod tests {
         assert_eq!(entry(&macs), Some((Owner::Peer(B), 3)));
         macs.claim(key(), C, 3, 0, &mut out);
         assert_eq!(entry(&macs), Some((Owner::Peer(C), 3)));
+    }
+
+    #[test]
+    fn a_late_frame_does_not_undo_a_move() {
+        let (mut macs, mut out) = (macs(), Vec::new());
+        macs.claim(key(), B, 0, 0, &mut out);
+        macs.claim(key(), C, 1, 100, &mut out);
+        let late = Learn { key: key(), at: Owner::Peer(B), known: None };
+        assert_eq!(macs.learn(late, 200, &mut out), Some(Claim::Outdated));
+        assert_eq!(entry(&macs), Some((Owner::Peer(C), 1)));
+        assert_eq!(macs.learn(late, 100 + SETTLE_MS, &mut out), Some(Claim::Accepted));
+    }
+
+    #[test]
+    fn the_claims_of_a_peer_that_is_gone_are_void() {
+        let (mut macs, mut out) = (macs(), Vec::new());
+        macs.here(key(), 0, &mut out);
+        macs.claim(key(), B, 0, 5000, &mut out);
+        macs.flush(B);
+        assert_eq!(macs.decide(10_000, &mut out), []);
+        assert_eq!(entry(&macs), Some((Owner::Local, 0)));
     }
 
     #[test]

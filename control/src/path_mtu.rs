@@ -14,6 +14,9 @@ const TRIES: u32 = 3;
 const LEAST: usize = 576 - 60 - 8;
 /// The search ends when it is this close.
 const RESOLUTION: usize = 8;
+/// After a search that found less than the kernel believes, the next one comes after this, and after twice that each time.
+const RAISE_FIRST_MS: u64 = 30_000;
+const RAISE_LAST_MS: u64 = 600_000;
 /// How often the size in use is confirmed.
 const CONFIRM_MS: u64 = 10_000;
 
@@ -24,8 +27,13 @@ pub struct PathMtu {
     floor: usize,
     /// Acknowledged, or the floor; in use.
     confirmed: usize,
-    /// Not larger than this.
+    /// Not larger than this, as far as probes have shown.
     ceiling: usize,
+    /// Not larger than this, as the kernel believes.
+    kernel: usize,
+    /// When to look again whether the path carries more, and how long to wait after that.
+    raise_at: u64,
+    raise_ms: u64,
     /// Probe in flight: size, how many were sent, when the next is due.
     probe: Option<(usize, u32, u64)>,
     /// When to confirm again.
@@ -37,7 +45,9 @@ impl PathMtu {
     pub fn new(kernel: usize, now_ms: u64) -> PathMtu {
         let ceiling = kernel.clamp(LEAST, MAX_DATAGRAM);
         let floor = ceiling.min(MIN_DATAGRAM);
-        PathMtu { floor, confirmed: floor, ceiling, probe: Some((ceiling, 0, now_ms)), confirm_at: 0 }
+        let probe = Some((ceiling, 0, now_ms));
+        let (kernel, raise_at, raise_ms) = (ceiling, u64::MAX, RAISE_FIRST_MS);
+        PathMtu { floor, confirmed: floor, ceiling, kernel, raise_at, raise_ms, probe, confirm_at: 0 }
     }
 
     /// What datagrams may have now.
@@ -52,7 +62,12 @@ impl PathMtu {
 
     /// The probe to send now, if one is due.
     pub fn poll(&mut self, now_ms: u64) -> Option<usize> {
-        if self.probe.is_none() && now_ms >= self.confirm_at {
+        if self.probe.is_none() && now_ms >= self.raise_at {
+            // The path may have changed, or an outage was taken for a small path (RFC 8899, PMTU_RAISE_TIMER).
+            self.ceiling = self.kernel;
+            self.probe = Some((self.ceiling, 0, now_ms));
+            self.raise_ms = (self.raise_ms * 2).min(RAISE_LAST_MS);
+        } else if self.probe.is_none() && now_ms >= self.confirm_at {
             self.probe = Some((self.confirmed, 0, now_ms));
         }
         let (size, sent, due) = self.probe?;
@@ -105,6 +120,11 @@ impl PathMtu {
         if open < RESOLUTION {
             self.probe = None;
             self.confirm_at = now_ms + CONFIRM_MS;
+            if self.confirmed + RESOLUTION > self.kernel {
+                (self.raise_at, self.raise_ms) = (u64::MAX, RAISE_FIRST_MS);
+            } else if self.raise_at <= now_ms || self.raise_at == u64::MAX {
+                self.raise_at = now_ms + self.raise_ms;
+            }
         } else {
             self.probe = Some((self.confirmed + open.div_ceil(2), 0, now_ms));
         }
@@ -160,6 +180,42 @@ mod tests {
             now += 100;
         }
         assert!((1392..=1400).contains(&path.size()), "{}", path.size());
+    }
+
+    #[test]
+    fn an_outage_does_not_lower_it_for_good() {
+        let mut path = PathMtu::new(1472, 0);
+        path.poll(0);
+        path.acknowledged(1472, 1);
+        let (mut lowest, mut now) = (1472, 1);
+        while now < 200_000 {
+            let outage = (9_000..25_000).contains(&now);
+            if let Some(size) = path.poll(now)
+                && !outage
+            {
+                path.acknowledged(size, now);
+            }
+            lowest = lowest.min(path.size());
+            now += 100;
+        }
+        assert_eq!((lowest, path.size()), (MIN_DATAGRAM, 1472));
+    }
+
+    #[test]
+    fn a_black_hole_is_looked_at_again_and_again_but_not_often() {
+        let mut path = PathMtu::new(1472, 0);
+        let (mut large, mut now) = (0, 0);
+        while now < 3_600_000 {
+            if let Some(size) = path.poll(now) {
+                if size <= 1400 {
+                    path.acknowledged(size, now);
+                }
+                large += u32::from(size == 1472);
+            }
+            now += 100;
+        }
+        assert!((1392..=1400).contains(&path.size()), "{}", path.size());
+        assert!((9..60).contains(&large), "{large} probes of the full size in an hour");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use crossbeam::utils::CachePadded;
 
 macro_rules! endings {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident;)+) => {
-        /// How a frame or a datagram ended. Each is counted exactly once, under one of these.
+        /// How a frame or a datagram ended. Each is counted under one of these. A frame for several peers counts once as
+        /// passed, and what becomes of a copy of it counts beside that; so does a send that the kernel refuses later.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(usize)]
         pub enum Ending { $($(#[doc = $doc])+ $variant,)+ }
@@ -125,6 +126,8 @@ endings! {
     NdMalformed = "nd_malformed", Dropped;
     /// A handshake datagram that is no legal handshake, or from a stranger.
     HandshakeRefused = "handshake_refused", Dropped;
+    /// More handshake datagrams than there can be a reason for.
+    HandshakeRate = "handshake_rate", Dropped;
     /// A JSON message from a peer that is malformed or unknown.
     RpcRefused = "rpc_refused", Dropped;
     /// A JSON message from a peer beyond its rate.

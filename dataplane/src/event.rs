@@ -80,9 +80,15 @@ impl Events {
         Events { queue: ArrayQueue::new(QUEUE_LEN), signalled: AtomicBool::new(false), waker }
     }
 
-    /// Worker: leaves an event; false if the queue is full.
+    /// Worker: leaves an event; false if there is no room for its kind. What guests can cause in any number leaves room
+    /// for what peers say, and new MACs, which are told again, leave room for both.
     pub fn push(&self, event: Event) -> bool {
-        self.try_push(event).is_ok()
+        let room = match event {
+            Event::Learn(_) => QUEUE_LEN / 2,
+            Event::Resolution(..) => QUEUE_LEN / 4 * 3,
+            _ => QUEUE_LEN,
+        };
+        self.queue.len() < room && self.try_push(event).is_ok()
     }
 
     /// Worker: leaves an event, or gives it back if the queue is full.

@@ -4,7 +4,7 @@ use crate::addr::PeerId;
 use crate::ending::Ending;
 use crate::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use crate::wire::ethernet::ethertype;
-use crate::wire::{Frame, ndp};
+use crate::wire::{Frame, arp, ndp};
 
 /// Where a frame from the port goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +73,16 @@ pub fn from_port(table: &MacTable, frame: &Frame<'_>, now: u32) -> (Verdict, Opt
     (verdict, learn)
 }
 
-/// True for what the control thread resolves: ARP, and neighbour solicitation and advertisement, with at
-/// most one customer tag.
+/// True for what the control thread resolves: ARP, and neighbour solicitation and advertisement, with at most one
+/// customer tag. A question to one station is a check whether it is alive, and travels as data.
 fn is_resolution(frame: &Frame<'_>) -> bool {
-    frame.is_plain() && (frame.ethertype == ethertype::ARP || ndp::is_neighbour_discovery(frame))
+    let asks_one = |question: bool| question && !frame.dst.is_group();
+    frame.is_plain()
+        && match frame.ethertype {
+            ethertype::ARP => !asks_one(arp::is_request(frame)),
+            ethertype::IPV6 => ndp::is_neighbour_discovery(frame) && !asks_one(ndp::is_solicitation(frame)),
+            _ => false,
+        }
 }
 
 /// Step (10): whether a frame from `peer` may be written to the port, and what is to be learned from it.
@@ -193,6 +199,16 @@ mod tests {
         ];
         for (dst, src, vlan, ethertype, verdict, learns) in cases {
             assert_eq!(out(dst, src, vlan, ethertype), (verdict, learns), "{src} > {dst} {vlan} {ethertype:04x}");
+        }
+    }
+
+    #[test]
+    fn a_question_to_one_station_is_data_and_its_answer_is_not() {
+        let (table, _writer) = table();
+        for (operation, verdict) in [(1, Verdict::Peer(PEER)), (2, Verdict::Control)] {
+            let mut bytes = frame(REMOTE, LOCAL, Vlan::UNTAGGED, ethertype::ARP);
+            bytes[21] = operation;
+            assert_eq!(from_port(&table, &Frame::parse(&bytes).unwrap(), 1).0, verdict, "{operation}");
         }
     }
 

@@ -187,6 +187,12 @@ impl Tap {
         Some(link.file_name()?.to_string_lossy().into_owned())
     }
 
+    /// The other ports of a bridge, as sysfs shows them.
+    pub fn bridge_ports(&self, bridge: &str) -> impl Iterator<Item = String> + '_ {
+        let ports = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).into_iter().flatten();
+        ports.flatten().filter_map(|port| port.file_name().into_string().ok()).filter(|port| *port != self.name)
+    }
+
     fn set_mac(&self) -> Result<(), TapError> {
         let mut request = self.request();
         // SAFETY: writing a field of the union; sa_data has 14 octets.

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::datagram::segment::SuperFrame;
+use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Event, Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
@@ -32,6 +34,7 @@ impl Wake for Nobody {
 }
 
 struct Side {
+    address: std::net::SocketAddr,
     port: OwnedFd,
     worker: Worker,
     events: Arc<Events>,
@@ -75,7 +78,7 @@ fn pair(max_datagram: usize) -> [Side; 2] {
         let config = WorkerConfig { lane: 0, cpu: None, network: 3, flood_rate: 1000, epoch: Instant::now() };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
-        sides.push(Side { port, worker: worker.expect("io_uring is needed"), events });
+        sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
     }
     sides.try_into().ok().expect("two sides")
 }
@@ -185,6 +188,57 @@ fn super_frames_arrive_as_the_same_segments() {
     }
 }
 
+/// A peer with several workers numbers its super-frames per lane: equal numbers of two lanes are two super-frames.
+#[test]
+fn slices_of_two_lanes_are_not_joined() {
+    let [a, b] = pair(1472);
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let session = session_index(PeerId(0), 2);
+    let view = PeerView {
+        address: peer.local_addr().unwrap(),
+        their_session: 1,
+        our_session: session,
+        up: true,
+        max_datagram: 1472,
+    };
+    b.worker.mailbox.publish(Arc::new(PeerTable::new(vec![view])));
+    let mut runner = TestRunner::deterministic();
+    let mut guest = guests().new_tree(&mut runner).unwrap().current();
+    (guest.tags, guest.payload, guest.gso_size) = (0, vec![1; 4000], 1000);
+    let mut other = guest.clone();
+    other.payload = vec![2; 4000];
+    let slice = |guest: &reference::Guest, lane, counter, offset: usize| {
+        let mut frame = guest.frame();
+        frame[..6].copy_from_slice(&TARGET.0);
+        frame[6..12].copy_from_slice(&SOURCE.0);
+        let parsed = ipop_dataplane::wire::Frame::parse(&frame).unwrap();
+        let super_frame = SuperFrame::new(&parsed, &guest.vnet()).unwrap();
+        let mut datagram = DatagramHeader::new(DATA, 3, session, lane, counter).as_bytes().to_vec();
+        let at = datagram.len();
+        datagram.resize(at + super_frame.prefix_len(), 0);
+        super_frame.write_prefix(&mut datagram[at..], 7, offset, 1000);
+        datagram.extend_from_slice(&super_frame.payload[offset..offset + 1000]);
+        datagram
+    };
+    let to = b.address;
+    // One train, so that they are in one batch.
+    let parts = [(&guest, 0, 0, 0), (&other, 1, 0, 1000), (&other, 1, 1, 2000)];
+    let datagrams: Vec<_> = parts.map(|(guest, lane, counter, offset)| slice(guest, lane, counter, offset)).into();
+    let segment = datagrams[0].len() as u16;
+    let to: nix::sys::socket::SockaddrStorage = to.into();
+    let train = datagrams.concat();
+    let control = [nix::sys::socket::ControlMessage::UdpGsoSegments(&segment)];
+    let flags = nix::sys::socket::MsgFlags::empty();
+    nix::sys::socket::sendmsg(peer.as_raw_fd(), &[IoSlice::new(&train)], &control, flags, Some(&to)).unwrap();
+    let mut seen = Vec::new();
+    while seen.iter().map(Vec::len).sum::<usize>() < 3000 {
+        let (_, frame) = b.receive(Duration::from_secs(5)).expect("all slices arrive");
+        seen.push(frame[guest.headers_len()..].to_vec());
+    }
+    assert!(seen.iter().all(|payload| payload.iter().all(|octet| *octet == payload[0])), "no frame has octets of both");
+    drop(a);
+}
+
 #[test]
 fn garbage_is_counted_and_harmless() {
     let [a, b] = pair(1472);
@@ -208,7 +262,7 @@ fn garbage_is_counted_and_harmless() {
 fn a_port_that_ends_is_reported() {
     let [a, b] = pair(1472);
     drop(b);
-    let Side { port, worker, events } = a;
+    let Side { port, worker, events, .. } = a;
     drop(port);
     let end = Instant::now() + Duration::from_secs(5);
     let failed = loop {

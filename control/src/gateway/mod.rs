@@ -22,7 +22,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
@@ -309,9 +309,6 @@ impl Gateway {
 
     fn take_message(&mut self, peer: PeerId, bytes: &[u8], now_ms: u64) {
         let Some(link) = self.links.get_mut(peer.index()) else { return };
-        if !link.messages.allow(now_ms) {
-            return self.counters.add(Ending::RpcRate, 1);
-        }
         let Some(message) = Message::parse(bytes).filter(|_| link.is_up()) else {
             return self.counters.add(Ending::RpcRefused, 1);
         };
@@ -352,10 +349,10 @@ impl Gateway {
             }
             return;
         };
-        let fresh = random().map_or(now_ms as u16, u16::from_ne_bytes);
         let id = link.id();
-        let (event, answer) = link.heard(&handshake, now_ms, fresh);
-        self.table_changed = true;
+        let before = link.view(link.address());
+        let (event, answer) = link.heard(&handshake, now_ms, || random().map_or(now_ms as u16, u16::from_ne_bytes));
+        self.table_changed |= link.view(link.address()) != before;
         if let Some(event) = event {
             self.link_changed(id, &event, now_ms);
         }
@@ -469,11 +466,15 @@ impl Gateway {
         if self.config.mtu.is_some() {
             return;
         }
-        if let (Ok(wanted), Ok(mtu)) = (mtu_of(bridge), self.tap.mtu())
+        // The bridge's own MTU is the least of its ports', ours included, unless somebody has set it: so ours must not
+        // come from there alone, or it could never rise.
+        let wanted =
+            self.tap.bridge_ports(bridge).filter_map(|port| mtu_of(&port).ok()).chain(mtu_of(bridge).ok()).max();
+        if let (Some(wanted), Ok(mtu)) = (wanted, self.tap.mtu())
             && wanted != mtu
             && self.tap.set_mtu(wanted).is_ok()
         {
-            debug!("{} has the MTU of {bridge} now: {wanted}", self.tap.name());
+            info!("{} takes frames of {wanted} octets now, as other ports of {bridge} do", self.tap.name());
         }
     }
 

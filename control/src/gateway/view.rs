@@ -119,7 +119,8 @@ impl Gateway {
 
     fn mac_list(&self) -> report::Macs {
         let now = self.now_ms() / 1000;
-        let mut entries: Vec<_> = self.macs.table().iter().collect();
+        let own = self.resolver.own_mac();
+        let mut entries: Vec<_> = self.macs.table().iter().filter(|(key, _)| key.mac() != own).collect();
         entries.sort_by_key(|(key, _)| key.bits());
         let macs = entries.into_iter().map(|(key, entry)| {
             let age_s = now.saturating_sub(u64::from(entry.seen));

@@ -52,7 +52,7 @@ const DISPUTE_MS: u64 = 300;
 const MAX_ENTRIES: usize = 65_536;
 const MAX_PENDING: usize = 4096;
 const MAX_ASKERS: usize = 32;
-/// Requests to peers per second, all guests together.
+/// Requests to peers per second, all guests together; below what a peer takes (`MESSAGE_RATE` of the workers).
 const RPC_RATE: u64 = 2000;
 
 /// Who waits for an answer.
@@ -78,6 +78,10 @@ pub struct Resolver {
     /// When the next entry is to be verified, as of the last look.
     verify_at_ms: u64,
     rate: RateLimit,
+    /// Apart from the rest, so that a guest that scans does not keep others from taking over or finding duplicates.
+    announcements: RateLimit,
+    probes: RateLimit,
+    forwards: RateLimit,
     /// What happened.
     pub stats: ResolutionStats,
 }
@@ -118,6 +122,9 @@ impl Resolver {
             probing: HashMap::new(),
             verify_at_ms: u64::MAX,
             rate: RateLimit::new(RPC_RATE),
+            announcements: RateLimit::new(RPC_RATE / 4),
+            probes: RateLimit::new(RPC_RATE / 4),
+            forwards: RateLimit::new(RPC_RATE),
             stats: ResolutionStats::default(),
         }
     }
@@ -127,34 +134,35 @@ impl Resolver {
         let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
         let heard = Heard::parse(&frame, checksum_pending)?;
         match heard {
+            // Not ours to answer: a check whether one station is alive (workers take these for data), or another protocol.
+            Heard::Question { .. } if !frame.dst.is_group() => self.forward(&frame, checksum_pending, step),
+            Heard::Foreign => self.forward(&frame, checksum_pending, step),
             Heard::Question { target, asker, asker_mac } => {
                 self.stats.requests_captured += 1;
                 let key = Key { vlan: frame.vlan, ip: target };
                 if let Some(ip) = asker {
-                    self.learn_local(Key { vlan: frame.vlan, ip }, asker_mac, false, Source::Request, step);
+                    self.learn_local(Key { vlan: frame.vlan, ip }, asker_mac, None, Source::Request, step);
                 }
                 match asker {
-                    _ if !frame.dst.is_group() => self.forward(&frame, checksum_pending, step),
                     Some(ip) => self.asked(key, Asker { ip, mac: asker_mac }, step),
                     None => self.probed(key, asker_mac, step),
                 }
             }
             Heard::Answer { ip, mac, router } => {
                 let key = Key { vlan: frame.vlan, ip };
-                self.learn_local(key, mac, router, Source::Reply, step);
+                self.learn_local(key, mac, Some(router), Source::Reply, step);
                 if frame.dst != self.own_mac {
                     self.answered(key, mac, router, &frame, checksum_pending, step);
                 }
             }
             Heard::Announced { ip, mac, router, how } => {
                 let key = Key { vlan: frame.vlan, ip };
-                self.learn_local(key, mac, router, Source::Announcement, step);
+                self.learn_local(key, mac, Some(router), Source::Announcement, step);
                 self.stats.announcements_captured += 1;
-                if self.allowed(step.now_ms) {
+                if self.announcements.allow(step.now_ms) {
                     self.announce(key, mac, router, None, Some(how), step);
                 }
             }
-            Heard::Foreign => self.forward(&frame, checksum_pending, step),
         }
         Ok(())
     }
@@ -199,6 +207,9 @@ impl Resolver {
     /// A peer is gone: what is behind it is unknown now.
     pub fn flush(&mut self, peer: PeerId) {
         self.entries.retain(|_, entry| entry.owner != Owner::Peer(peer));
+        for entry in self.entries.values_mut() {
+            entry.claim = entry.claim.filter(|(claimant, ..)| *claimant != peer);
+        }
     }
 
     /// A peer came up: addresses that nobody answered for may be there.
@@ -211,6 +222,11 @@ impl Resolver {
         if step.macs.learn(learn, step.now_ms, step.out) == Some(Claim::Contested) {
             self.ask_for_life(learn.key, step);
         }
+    }
+
+    /// The address that verifications are asked from.
+    pub fn own_mac(&self) -> MacAddr {
+        self.own_mac
     }
 
     /// The table, for people.
@@ -242,9 +258,14 @@ impl Resolver {
                     return step.inject(frame);
                 }
                 Owner::Local => {
-                    let repeated = entry.asked.replace((asker.mac, now));
-                    if !repeated.is_some_and(|(mac, at)| mac == asker.mac && now - at <= REPEAT_MS) {
+                    let before = entry.asked.replace((asker.mac, now)).filter(|(_, at)| now - at <= REPEAT_MS);
+                    if before.is_none_or(|(mac, _)| mac != asker.mac) {
                         self.stats.left_to_owner += 1;
+                        // Several who ask: the owner is popular, or gone. It will tell.
+                        if before.is_some() {
+                            entry.verify.get_or_insert((0, now));
+                            self.verify_at_ms = now;
+                        }
                         return;
                     }
                 }
@@ -273,7 +294,7 @@ impl Resolver {
 
     fn probed(&mut self, key: Key, asker_mac: MacAddr, step: &mut Step<'_>) {
         self.stats.probes_captured += 1;
-        if step.peers_up == 0 || self.probing.len() >= MAX_PENDING || !self.allowed(step.now_ms) {
+        if step.peers_up == 0 || self.probing.len() >= MAX_PENDING || !self.probes.allow(step.now_ms) {
             self.stats.not_asked += 1;
             return;
         }
@@ -312,12 +333,17 @@ impl Resolver {
             Some(Owner::Peer(peer)) if !frame.dst.is_group() => To::Peer(peer),
             _ => To::All,
         };
+        if !self.forwards.allow(step.now_ms) {
+            self.stats.rate_limited += 1;
+            return;
+        }
         self.stats.forwarded += 1;
         step.out.push(Action::Frame(to, finish(frame, checksum_pending)));
     }
 
     /// The address is at this MAC on this side: a station has just said so itself.
-    fn learn_local(&mut self, key: Key, mac: MacAddr, router: bool, source: Source, step: &mut Step<'_>) {
+    /// Only answers and announcements say whether it is a router (`router`).
+    fn learn_local(&mut self, key: Key, mac: MacAddr, router: Option<bool>, source: Source, step: &mut Step<'_>) {
         step.macs.here(MacKey::new(key.vlan, mac), step.now_ms, step.out);
         self.unanswered.remove(&key);
         let now = step.now_ms;
@@ -325,6 +351,7 @@ impl Resolver {
         let changed = match self.entries.get_mut(&key) {
             Some(entry) => {
                 let changed = entry.owner != Owner::Local || entry.mac != mac;
+                let router = router.unwrap_or(entry.router && entry.mac == mac);
                 let told_ms = if changed { None } else { entry.told_ms };
                 *entry = Entry {
                     told_ms,
@@ -334,6 +361,7 @@ impl Resolver {
                 changed
             }
             None if room => {
+                let router = router.unwrap_or(false);
                 self.entries.insert(key, Entry::new(mac, Owner::Local, router, source, now, self.expiry_ms));
                 false
             }
@@ -346,6 +374,7 @@ impl Resolver {
             self.stats.moved += 1;
             // An announcement tells the peers anyway.
             if source != Source::Announcement && self.allowed(now) {
+                let router = self.entries.get(&key).is_some_and(|entry| entry.router);
                 self.announce(key, mac, router, None, None, step);
             }
         }
@@ -358,13 +387,13 @@ impl Resolver {
     fn peer_asks(&mut self, peer: PeerId, request: &Request, step: &mut Step<'_>) {
         self.stats.rpc_requests_received += 1;
         let mac_key = MacKey::new(request.vlan, request.asker_mac);
-        if self.claim(mac_key, peer, request.seq, step) == Claim::Contested {
+        if matches!(self.claim(mac_key, peer, request.seq, step), Claim::Contested | Claim::AtTest) {
             // A question in the name of a local MAC would draw the bridge's traffic for it to us.
             self.stats.asker_is_local += 1;
             return;
         }
         if let Some(ip) = request.asker {
-            self.learn_remote(Key { vlan: request.vlan, ip }, request.asker_mac, peer, false, Source::RequestRpc, step);
+            self.learn_remote(Key { vlan: request.vlan, ip }, request.asker_mac, peer, None, Source::RequestRpc, step);
         }
         let key = Key { vlan: request.vlan, ip: request.target };
         if self.injected.len() < MAX_PENDING {
@@ -379,11 +408,12 @@ impl Resolver {
     fn peer_replies(&mut self, peer: PeerId, reply: &Reply, step: &mut Step<'_>) {
         self.stats.rpc_replies_received += 1;
         let key = Key { vlan: reply.vlan, ip: reply.target };
-        if self.claim(MacKey::new(reply.vlan, reply.mac), peer, reply.seq, step) == Claim::Contested {
+        let claim = self.claim(MacKey::new(reply.vlan, reply.mac), peer, reply.seq, step);
+        if matches!(claim, Claim::Contested | Claim::AtTest | Claim::Outdated) {
             return;
         }
         self.unanswered.remove(&key);
-        self.learn_remote(key, reply.mac, peer, reply.router, Source::ReplyRpc, step);
+        self.learn_remote(key, reply.mac, peer, Some(reply.router), Source::ReplyRpc, step);
         if let Some((_, askers)) = self.pending.remove(&key) {
             for asker in askers {
                 self.stats.replies_injected += 1;
@@ -416,10 +446,12 @@ impl Resolver {
         key: Key,
         mac: MacAddr,
         peer: PeerId,
-        router: bool,
+        router: Option<bool>,
         source: Source,
         step: &mut Step<'_>,
     ) {
+        let known = self.entries.get(&key);
+        let router = router.unwrap_or(known.is_some_and(|known| known.router && known.mac == mac));
         let entry = Entry::new(mac, Owner::Peer(peer), router, source, step.now_ms, self.expiry_ms);
         let room = self.entries.len() < MAX_ENTRIES;
         match self.entries.get_mut(&key) {
@@ -443,7 +475,7 @@ impl Resolver {
         match claim {
             Claim::MovedAway => self.moved_away(key, peer),
             Claim::Contested => self.ask_for_life(key, step),
-            Claim::Accepted => {}
+            Claim::Accepted | Claim::AtTest | Claim::Outdated => {}
         }
         claim
     }
@@ -462,6 +494,7 @@ impl Resolver {
             self.entries.iter().filter(|(k, e)| k.vlan == key.vlan() && e.mac == key.mac() && e.owner == Owner::Local);
         let addresses: Vec<IpAddr> = known.map(|(k, _)| k.ip).take(2).collect();
         for ip in &addresses {
+            step.macs.reserve(MacKey::new(key.vlan(), own_mac));
             step.inject(heard::verification(*ip, key.mac(), own_mac, key.vlan()));
         }
         if !addresses.is_empty() {
@@ -527,6 +560,8 @@ impl Resolver {
                 *tries += 1;
                 *due = now + if entry.claim.is_some() { DISPUTE_MS } else { VERIFY_MS }.min(expiry / 16);
                 self.stats.verifications += 1;
+                // Hosts verify the one who asked; what they send to it ends here.
+                step.macs.reserve(MacKey::new(key.vlan, own_mac));
                 step.out.push(Action::Inject(heard::verification(key.ip, entry.mac, own_mac, key.vlan)));
             }
             self.verify_at_ms = self.verify_at_ms.min(*due);
@@ -541,7 +576,7 @@ impl Resolver {
         let Some(entry) = self.entries.remove(&key) else { return };
         self.stats.gone += 1;
         match entry.claim {
-            Some((peer, mac, router)) => self.learn_remote(key, mac, peer, router, Source::ReplyRpc, step),
+            Some((peer, mac, router)) => self.learn_remote(key, mac, peer, Some(router), Source::ReplyRpc, step),
             None if entry.told_ms.is_some() => {
                 self.stats.rpc_withdraws_sent += 1;
                 step.send(To::All, Message::Withdraw(Withdraw { target: key.ip, mac: entry.mac, vlan: key.vlan }));

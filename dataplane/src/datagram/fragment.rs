@@ -46,6 +46,8 @@ const _: () = assert!(FRAGMENT_HEADER_LEN == 12);
 pub const MAX_BODY: usize = MAX_FRAME + CHECKSUM_FIELD_LEN;
 /// Frames that may be unfinished at a time.
 const ENTRIES: usize = 64;
+/// Of these, of one peer: one that never finishes a frame must not take the places of all others.
+const ENTRIES_PER_PEER: usize = 32;
 /// Pieces that one frame may come in; 64 KiB over a path of 576 octets take 138.
 const PIECES: usize = 160;
 /// How long a frame may stay unfinished. Its pieces leave in one burst; what is not here after this was lost.
@@ -115,16 +117,6 @@ impl Reassembly {
         before - self.entries.len()
     }
 
-    /// Unfinished frames.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// True if no frame is unfinished.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Takes the body of a fragment record. The second value is true if an older unfinished frame had to go for it.
     pub fn add(&mut self, sender: Sender, flags: u8, record: &[u8], now_ms: u64) -> (Outcome<'_>, bool) {
         let Ok((header, piece)) = FragmentHeader::ref_from_prefix(record) else {
@@ -143,9 +135,18 @@ impl Reassembly {
         let at = match found {
             Some(at) => at,
             None => {
-                if self.free.is_empty() {
-                    // The oldest has the earliest deadline: entries are in the order of their arrival.
-                    self.discard(0);
+                // The oldest goes: its own sender's if that has its share, else anyone's. Entries are in the order of
+                // their arrival.
+                let of_sender = |e: &Entry| e.sender.peer == sender.peer;
+                let oldest = if self.entries.iter().filter(|e| of_sender(e)).count() >= ENTRIES_PER_PEER {
+                    self.entries.iter().position(of_sender)
+                } else if self.free.is_empty() {
+                    Some(0)
+                } else {
+                    None
+                };
+                if let Some(oldest) = oldest {
+                    self.discard(oldest);
                     evicted = true;
                 }
                 let Some(body) = self.free.pop() else { return (Outcome::Malformed, evicted) };
@@ -236,7 +237,7 @@ mod tests {
         let body = [1u8; 100];
         assert_eq!(table.add(SENDER, 0, &piece(1, &body, 0, 60), 0).0, Outcome::Stored);
         assert_eq!(table.add(SENDER, 0, &piece(1, &body, 59, 100), 0).0, Outcome::Malformed);
-        assert!(table.is_empty());
+        assert!(table.entries.is_empty());
     }
 
     #[test]
@@ -262,7 +263,14 @@ mod tests {
         let mut table = Reassembly::default();
         let body = [1u8; 100];
         let evictions = (0..200).filter(|n| table.add(SENDER, 0, &piece(*n, &body, 0, 60), 5).1).count();
-        assert_eq!((table.len(), evictions), (ENTRIES, 200 - ENTRIES));
+        assert_eq!((table.entries.len(), evictions), (ENTRIES_PER_PEER, 200 - ENTRIES_PER_PEER));
+        for peer in 2..10 {
+            let other = Sender { peer: PeerId(peer), lane: 0 };
+            for n in 0..32 {
+                table.add(other, 0, &piece(n, &body, 0, 60), 5);
+            }
+        }
+        assert_eq!(table.entries.len(), ENTRIES);
         assert_eq!(table.expire(5 + DEADLINE_MS - 1), 0);
         assert_eq!(table.expire(5 + DEADLINE_MS), ENTRIES);
     }

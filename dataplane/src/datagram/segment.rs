@@ -21,6 +21,8 @@
 //! The same cut serves a full-size TCP frame whose datagram would exceed the path MTU. Its checksum is then verified
 //! before: a frame with a bad one is not cut, or the receiver's host would repair it.
 
+use std::net::IpAddr;
+
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -35,6 +37,10 @@ pub const FLAG_LAST: u8 = 1;
 pub const FLAG_ECN: u8 = 2;
 /// Headers that a slice can carry: its length field is one octet.
 pub const MAX_HEADERS: usize = 255;
+
+/// Smallest segment that a peer may ask our kernel to make (`TCP_MIN_SND_MSS`, include/net/tcp.h): with 1 octet, one
+/// super-frame would become 65 000 packets.
+const MIN_GSO_SIZE: u16 = 48;
 
 /// The 8 octets in front of a slice's headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -168,11 +174,14 @@ pub struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
-    /// Reads the body of a segment record. `None` if it is cut short, empty, or ends beyond 64 KiB.
+    /// Reads the body of a segment record. `None` if it is cut short, empty, ends beyond 64 KiB, or asks for tiny segments.
     pub fn parse(flags: u8, body: &'a [u8]) -> Option<Slice<'a>> {
         let (segment, rest) = SegmentHeader::ref_from_prefix(body).ok()?;
         let (headers, payload) = rest.split_at_checked(usize::from(segment.header_len))?;
-        let offset = segment.offset.get();
+        let (offset, gso_size) = (segment.offset.get(), segment.gso_size.get());
+        if gso_size != 0 && gso_size < MIN_GSO_SIZE {
+            return None;
+        }
         if payload.is_empty() || usize::from(offset) + payload.len() + headers.len() > crate::wire::ethernet::MAX_FRAME
         {
             return None;
@@ -180,7 +189,7 @@ impl<'a> Slice<'a> {
         Some(Slice {
             number: segment.number.get(),
             offset,
-            gso_size: segment.gso_size.get(),
+            gso_size,
             ecn: flags & FLAG_ECN != 0,
             last: flags & FLAG_LAST != 0,
             headers,
@@ -194,7 +203,8 @@ impl<'a> Slice<'a> {
 pub struct Headers {
     l3: usize,
     l4: usize,
-    ipv4: bool,
+    src: IpAddr,
+    dst: IpAddr,
 }
 
 /// The headers of a slice are not those of a TCP segment whose payload follows at once.
@@ -222,20 +232,19 @@ impl Headers {
         if layout.l4 + usize::from(tcp.data_offset >> 4) * 4 != headers.len() {
             return Err(BadHeaders);
         }
-        Ok(Headers { l3: frame.l3, l4: layout.l4, ipv4 })
+        Ok(Headers { l3: frame.l3, l4: layout.l4, src: layout.src, dst: layout.dst })
     }
 
     /// Patches `headers` for a frame that carries `len` octets of payload from `offset` on, as the kernel's own
     /// segmentation would (`inet_gso_segment()`, `tcp_gso_segment()`), and returns the header for the port.
     pub fn patch(&self, headers: &mut [u8], run: &Run) -> VnetHeader {
-        set_ip_length(headers, self.l3, self.ipv4, headers.len() + run.len);
+        let ipv4 = self.src.is_ipv4();
+        set_ip_length(headers, self.l3, ipv4, headers.len() + run.len);
         let segments_before = match run.gso_size {
             0 => 0,
             size => (run.offset / usize::from(size)) as u16,
         };
-        if self.ipv4
-            && let Ok((ip, _)) = Ipv4Header::mut_from_prefix(&mut headers[self.l3..])
-        {
+        if ipv4 && let Ok((ip, _)) = Ipv4Header::mut_from_prefix(&mut headers[self.l3..]) {
             ip.id = U16::new(ip.id.get().wrapping_add(segments_before));
             ip.checksum = U16::new(0);
             let header_len = usize::from(ip.version_ihl & 0xf) * 4;
@@ -243,10 +252,7 @@ impl Headers {
             headers[self.l3 + 10..self.l3 + 12].copy_from_slice(&sum.to_be_bytes());
         }
         let tcp_len = headers.len() - self.l4 + run.len;
-        let pseudo = Frame::parse(headers)
-            .ok()
-            .and_then(|frame| addresses(&frame))
-            .map_or(0, |(src, dst)| checksum::pseudo_header(src, dst, ip::protocol::TCP, tcp_len));
+        let pseudo = checksum::pseudo_header(self.src, self.dst, ip::protocol::TCP, tcp_len);
         if let Ok((tcp, _)) = TcpHeader::mut_from_prefix(&mut headers[self.l4..]) {
             tcp.seq = U32::new(tcp.seq.get().wrapping_add(run.offset as u32));
             if !run.last {
@@ -261,7 +267,7 @@ impl Headers {
         let mut vnet =
             VnetHeader::plain(Some(vnet::PartialChecksum { start: self.l4 as u16, offset: TCP_CSUM_OFFSET }));
         if run.gso_size != 0 && run.len > usize::from(run.gso_size) {
-            vnet.gso_type = if self.ipv4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 };
+            vnet.gso_type = if ipv4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 };
             if run.ecn && run.offset == 0 {
                 vnet.gso_type |= vnet::GSO_ECN;
             }
@@ -327,15 +333,5 @@ fn set_ip_length(headers: &mut [u8], l3: usize, ipv4: bool, frame_len: usize) {
         if ipv4 { (l3 + 2, frame_len - l3) } else { (l3 + 4, frame_len.saturating_sub(l3 + ip::IPV6_HEADER_LEN)) };
     if let Some(field) = headers.get_mut(at..at + 2) {
         field.copy_from_slice(&(len.min(65_535) as u16).to_be_bytes());
-    }
-}
-
-fn addresses(frame: &Frame<'_>) -> Option<(std::net::IpAddr, std::net::IpAddr)> {
-    if frame.ethertype == ethertype::IPV4 {
-        let (ip, _) = Ipv4Header::ref_from_prefix(frame.payload()).ok()?;
-        Some((std::net::Ipv4Addr::from(ip.src).into(), std::net::Ipv4Addr::from(ip.dst).into()))
-    } else {
-        let (ip, _) = ip::Ipv6Header::ref_from_prefix(frame.payload()).ok()?;
-        Some((std::net::Ipv6Addr::from(ip.src).into(), std::net::Ipv6Addr::from(ip.dst).into()))
     }
 }

@@ -113,6 +113,11 @@ impl Arp {
     }
 }
 
+/// True if the opcode of an ARP frame is that of a request.
+pub fn is_request(frame: &Frame<'_>) -> bool {
+    ArpPacket::ref_from_prefix(frame.payload()).is_ok_and(|(packet, _)| packet.operation.get() == 1)
+}
+
 /// True for an address that an interface can have.
 pub fn is_host(ip: Ipv4Addr) -> bool {
     !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || ip.is_broadcast())

@@ -76,6 +76,11 @@ pub fn is_neighbour_discovery(frame: &Frame<'_>) -> bool {
         && matches!(p[IPV6_HEADER_LEN], SOLICITATION | ADVERTISEMENT)
 }
 
+/// True if a frame for which [`is_neighbour_discovery`] holds is a solicitation.
+pub fn is_solicitation(frame: &Frame<'_>) -> bool {
+    frame.payload().get(IPV6_HEADER_LEN) == Some(&SOLICITATION)
+}
+
 /// The message breaks a rule of RFC 4861, section 7.1, and a receiver must drop it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NdMalformed;

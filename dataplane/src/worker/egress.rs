@@ -112,8 +112,7 @@ impl Egress {
             Verdict::Control => Ending::ToControl,
             Verdict::Peer(peer) => {
                 if context.table.get(peer).is_some_and(|view| view.up) {
-                    self.post(context, buffer, len, peer)?;
-                    Ending::ToPeer
+                    self.post(context, buffer, len, peer)?.err().unwrap_or(Ending::ToPeer)
                 } else {
                     Ending::PeerDown
                 }
@@ -155,32 +154,42 @@ impl Egress {
 
     fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
         for index in 0..context.table.up.len() {
-            self.post(context, buffer, len, context.table.up[index])?;
+            if let Err(ending) = self.post(context, buffer, len, context.table.up[index])? {
+                context.count(ending);
+            }
         }
         Ok(())
     }
 
     /// Step (5): appends the frame to a peer's outbox, in one record, in slices, or in pieces.
-    fn post(&mut self, context: &mut Context<'_>, buffer: u16, len: usize, peer: PeerId) -> io::Result<()> {
+    fn post(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: u16,
+        len: usize,
+        peer: PeerId,
+    ) -> io::Result<Result<(), Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
             self.flush(context)?;
             context.ring.submit_now()?;
         }
         let Context { ring, table, stats, lane, network, .. } = context;
-        let (Some(view), Some(account)) = (table.get(peer), stats.peers.get(peer.index())) else { return Ok(()) };
+        let (Some(view), Some(account)) = (table.get(peer), stats.peers.get(peer.index())) else {
+            return Ok(Err(Ending::PeerDown));
+        };
         let mut sender = ring.sender();
         let pool = sender.pool;
-        let Ok(parcel) = Parcel::parse(pool.bytes(buffer, 0..len), buffer) else { return Ok(()) };
+        let parcel = match Parcel::parse(pool.bytes(buffer, 0..len), buffer) {
+            Ok(parcel) => parcel,
+            Err(ending) => return Ok(Err(ending)),
+        };
         let mut path = Path { view, peer, lane: *lane, network: *network };
         let outcome = self.append(&mut sender, &mut path, &parcel)?;
-        match outcome {
-            Ok(()) => {
-                bump(&account.tx_frames, 1);
-                bump(&account.tx_bytes, parcel.frame.bytes.len() as u64);
-            }
-            Err(ending) => stats.counters.add(ending, 1),
+        if outcome.is_ok() {
+            bump(&account.tx_frames, 1);
+            bump(&account.tx_bytes, parcel.frame.bytes.len() as u64);
         }
-        Ok(())
+        Ok(outcome)
     }
 
     fn append(

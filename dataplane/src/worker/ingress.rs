@@ -13,30 +13,42 @@ use crate::datagram::segment::{Headers, Run, Slice};
 use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, ReplayWindow};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
-use crate::forward;
+use crate::forward::{self, RateLimit};
+use crate::peers::same_address;
 use crate::ring::SlotId;
 use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
 
 /// Write slots that one record can need: the joined run before it, and itself.
 const SLOTS_PER_RECORD: usize = 2;
+/// Control messages per second that a peer may send.
+const MESSAGE_RATE: u64 = 4000;
+/// Handshakes per second from all peers together, and from all others: enough of those to log who calls in vain.
+const HELLO_RATE: u64 = 1000;
+const STRANGER_RATE: u64 = 10;
 
 /// The direction from the peers to the port.
 pub(super) struct Ingress {
     peers: Vec<PeerState>,
     reassembly: Reassembly,
     join: Option<Join>,
+    hellos: RateLimit,
+    strangers: RateLimit,
 }
 
-/// What is kept of a peer: what its lanes have sent in this session.
-#[derive(Default)]
+/// What is kept of a peer: what its lanes have sent in this session, and how many messages.
 struct PeerState {
     session: u32,
+    messages: RateLimit,
     /// By lane; made when a lane is first heard of, at most 256 of 1 KiB.
     windows: Vec<Option<Box<ReplayWindow>>>,
 }
 
 impl PeerState {
+    fn new() -> PeerState {
+        PeerState { session: 0, messages: RateLimit::new(MESSAGE_RATE), windows: Vec::new() }
+    }
+
     fn accept(&mut self, session: u32, lane: u8, counter: u64) -> bool {
         if self.session != session {
             self.session = session;
@@ -54,6 +66,8 @@ impl PeerState {
 struct Join {
     slot: SlotId,
     peer: PeerId,
+    /// Super-frames are numbered by lane.
+    lane: u8,
     run: Run,
     headers: Headers,
     header_len: usize,
@@ -70,9 +84,11 @@ struct Origin {
 impl Ingress {
     pub(super) fn new(peers: usize) -> Ingress {
         Ingress {
-            peers: (0..peers).map(|_| PeerState::default()).collect(),
+            peers: (0..peers).map(|_| PeerState::new()).collect(),
             reassembly: Reassembly::default(),
             join: None,
+            hellos: RateLimit::new(HELLO_RATE),
+            strangers: RateLimit::new(STRANGER_RATE),
         }
     }
 
@@ -108,6 +124,12 @@ impl Ingress {
         match header.kind() {
             DATA => {}
             HANDSHAKE => {
+                let now_ms = context.now.ms;
+                let known = context.table.peers.iter().any(|peer| same_address(peer.address, from));
+                let limit = if known { &mut self.hellos } else { &mut self.strangers };
+                if !limit.allow(now_ms) {
+                    return Err(Ending::HandshakeRate);
+                }
                 let bytes = EventBytes::copy(body).ok_or(Ending::HandshakeRefused)?;
                 let queued = context.news.push(Event::Handshake(from, bytes));
                 return if queued { Ok(None) } else { Err(Ending::ControlQueueFull) };
@@ -150,6 +172,7 @@ impl Ingress {
                 record::FRAME => self.frame(context, origin, flags, body_at..at)?,
                 record::SEGMENT => self.segment(context, origin, flags, body_at..at)?,
                 record::FRAGMENT => self.fragment(context, origin, flags, body_at..at)?,
+                record::CONTROL if !self.may_send_message(origin.peer, context.now.ms) => Err(Ending::RpcRate),
                 record::CONTROL => EventBytes::copy(record.body).ok_or(Ending::RpcRefused).and_then(|bytes| {
                     let queued = context.news.push(Event::Message(origin.peer, bytes));
                     if queued { Ok(()) } else { Err(Ending::ControlQueueFull) }
@@ -161,6 +184,11 @@ impl Ingress {
             }
         }
         Ok(())
+    }
+
+    /// Before the queue, so that one peer cannot fill it.
+    fn may_send_message(&mut self, peer: PeerId, now_ms: u64) -> bool {
+        self.peers.get_mut(peer.index()).is_some_and(|state| state.messages.allow(now_ms))
     }
 
     fn frame(
@@ -205,10 +233,12 @@ impl Ingress {
         let header_len = slice.headers.len();
         let payload_at = range.end - slice.payload.len();
         if let Some(join) = &mut self.join
-            && join.peer == origin.peer
+            && (join.peer, join.lane) == (origin.peer, origin.lane)
         {
             let slot = writer.slots.get(&join.slot);
-            if slot.has_room() && join.run.extend(&slice, join.header_len) {
+            // Equal headers are one flow, whatever the sender says: nothing is ever joined across flows.
+            let same = slot.own().get(VNET_HEADER_LEN..) == Some(slice.headers);
+            if same && slot.has_room() && join.run.extend(&slice, join.header_len) {
                 slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
                 return Ok(Ok(()));
             }
@@ -227,7 +257,7 @@ impl Ingress {
         slot.begin(VNET_HEADER_LEN + header_len)[VNET_HEADER_LEN..]
             .copy_from_slice(writer.pool.bytes(origin.buffer, headers_range));
         slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
-        self.join = Some(Join { slot: slot_id, peer: origin.peer, run, headers, header_len });
+        self.join = Some(Join { slot: slot_id, peer: origin.peer, lane: origin.lane, run, headers, header_len });
         Ok(Ok(()))
     }
 

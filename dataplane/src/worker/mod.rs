@@ -7,6 +7,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -68,6 +69,7 @@ pub struct Worker {
     pub mailbox: Arc<Mailbox<PeerTable>>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<EventFd>,
+    stopping: Arc<AtomicBool>,
 }
 
 /// What workers share.
@@ -91,9 +93,10 @@ impl Worker {
         let stats = Arc::new(WorkerStats::new(table.peers.len()));
         let mailbox = Arc::new(Mailbox::default());
         let stop = Arc::new(EventFd::new()?);
+        let stopping = Arc::new(AtomicBool::new(false));
         let (ready, started) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("worker-{}", config.lane)).spawn({
-            let (stats, mailbox, stop) = (stats.clone(), mailbox.clone(), stop.clone());
+            let (stats, mailbox, stop, stopping) = (stats.clone(), mailbox.clone(), stop.clone(), stopping.clone());
             move || {
                 let begin = || {
                     // Signals belong to the control thread.
@@ -116,7 +119,10 @@ impl Worker {
                 if let Err(error) = ended {
                     // The queue may be full of other news; this one must get through.
                     let mut event = Event::Failed(error);
-                    while let Err(again) = events.try_push(event) {
+                    // Unless the gateway ends anyway: then nobody empties the queue.
+                    while !stopping.load(Relaxed)
+                        && let Err(again) = events.try_push(event)
+                    {
                         event = again;
                         events.signal();
                         std::thread::sleep(std::time::Duration::from_millis(10));
@@ -126,7 +132,7 @@ impl Worker {
             }
         })?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Worker { stats, mailbox, thread: Some(thread), stop }),
+            Ok(Ok(())) => Ok(Worker { stats, mailbox, thread: Some(thread), stop, stopping }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other("the worker thread ended before it began")),
         }
@@ -136,6 +142,7 @@ impl Worker {
 impl Drop for Worker {
     /// Ends the worker after its current batch and waits for it.
     fn drop(&mut self) {
+        self.stopping.store(true, Relaxed);
         if let (Some(thread), Ok(_)) = (self.thread.take(), self.stop.write(1)) {
             let _ = thread.join();
         }
