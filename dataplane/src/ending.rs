@@ -54,6 +54,9 @@ endings! {
     ToControl = "to_control", Passed;
     /// From a peer to the port.
     Delivered = "delivered", Passed;
+    /// From a peer, with a source that is on this side: kept by the control thread until it is settled who has the MAC, and
+    /// then counted again, as delivered or as source_is_local.
+    Held = "held", Passed;
 
     /// Port: the frame or its virtio_net_hdr is cut short.
     FrameTruncated = "frame_truncated", Dropped;

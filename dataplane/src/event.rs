@@ -7,6 +7,7 @@ use crossbeam::queue::ArrayQueue;
 
 use crate::addr::PeerId;
 use crate::forward::Learn;
+use crate::wire::vnet::PartialChecksum;
 
 /// Largest frame or message that an event carries: a control message fits the smallest datagram.
 pub const EVENT_BYTES: usize = 1280;
@@ -51,6 +52,9 @@ pub enum Event {
     Resolution(EventBytes, bool),
     /// A source that the table does not know so.
     Learn(Learn),
+    /// A frame from a peer whose source is on this side, with its unfinished checksum: to be delivered if the source turns
+    /// out to have moved.
+    Held(PeerId, EventBytes, Option<PartialChecksum>),
     /// A control record from a peer.
     Message(PeerId, EventBytes),
     /// A handshake datagram, from anyone.

@@ -235,6 +235,21 @@ impl Tap {
     }
 }
 
+impl Drop for Tap {
+    /// The device goes with its last descriptor, but the kernel may do that a little later: who waits for this process to
+    /// end shall find it gone.
+    fn drop(&mut self) {
+        if self.queues.is_empty() {
+            return; // Never ours.
+        }
+        self.queues.clear();
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE && nix::net::if_::if_nametoindex(self.name.as_str()).is_ok() {
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
 /// Writes one frame, which begins with its virtio_net_hdr, to a queue: what the control thread injects.
 pub fn write_frame(queue: BorrowedFd<'_>, frame: &[u8]) -> io::Result<()> {
     nix::unistd::write(queue, frame).map(drop).map_err(io::Error::from)

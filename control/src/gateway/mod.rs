@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
-use ipop_dataplane::mac_table::MacTable;
+use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::tap::{Tap, TapError, mtu_of};
 use ipop_dataplane::underlay::{self, UnderlayError};
+use ipop_dataplane::wire::Frame;
+use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
@@ -44,6 +46,9 @@ const BUSY_TICK_MS: u64 = 100;
 const IDLE_TICK_MS: u64 = 1000;
 /// Events taken from the workers before the loop looks at other things.
 const EVENTS_PER_TURN: usize = 512;
+/// Frames that are held at a time, and for how long: a little more than a contest about a MAC takes.
+const MAX_HELD: usize = 64;
+const HELD_MS: u64 = 1500;
 /// Messages that `ipop rpc` remembers.
 const RPC_LOG: usize = 256;
 
@@ -96,6 +101,15 @@ impl Wake for MioWake {
     }
 }
 
+/// A frame from a peer that waits until it is settled where its source is.
+struct Held {
+    key: MacKey,
+    peer: PeerId,
+    frame: Vec<u8>,
+    csum: Option<PartialChecksum>,
+    until_ms: u64,
+}
+
 /// A running gateway.
 pub struct Gateway {
     config: Config,
@@ -107,6 +121,8 @@ pub struct Gateway {
     /// Endings that the control thread decides.
     counters: Counters,
     rpc_log: VecDeque<RpcMessage>,
+    /// Frames whose source was on this side when they came from a peer.
+    held: Vec<Held>,
     /// Something in the workers' table of peers has changed.
     table_changed: bool,
     next_tick_ms: u64,
@@ -167,6 +183,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
         }
         more = gateway.take_events(now_ms)?;
         gateway.tick(now_ms);
+        gateway.release_held(now_ms);
         gateway.publish();
         admin.expire(now_ms);
     }
@@ -208,6 +225,7 @@ impl Gateway {
             links,
             counters: Counters::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
+            held: Vec::new(),
             table_changed: false,
             next_tick_ms: 0,
             next_second_ms: 0,
@@ -270,6 +288,7 @@ impl Gateway {
         let now_ms = self.now_ms();
         let busy = self.resolver.is_busy(now_ms)
             || self.macs.is_contested()
+            || !self.held.is_empty()
             || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
         let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
         self.next_tick_ms = self.next_tick_ms.min(now_ms + interval);
@@ -291,13 +310,14 @@ impl Gateway {
                 Event::Learn(learn) => {
                     // News of a peer that has gone down meanwhile is stale.
                     let stale = match learn.at {
-                        ipop_dataplane::mac_table::Owner::Peer(peer) => !self.is_up(peer),
-                        ipop_dataplane::mac_table::Owner::Local => false,
+                        Owner::Peer(peer) => !self.is_up(peer),
+                        Owner::Local => false,
                     };
                     if !stale {
                         self.step(now_ms, |resolver, step| resolver.learned(learn, step));
                     }
                 }
+                Event::Held(peer, bytes, csum) => self.hold(peer, &bytes, csum, now_ms),
                 Event::Message(peer, bytes) => self.take_message(peer, &bytes, now_ms),
                 Event::Handshake(from, bytes) => self.take_handshake(from, &bytes, now_ms),
                 Event::TooBig(peer) => self.path_refused(peer, now_ms),
@@ -305,6 +325,33 @@ impl Gateway {
             }
         }
         Ok(true)
+    }
+
+    fn hold(&mut self, peer: PeerId, bytes: &[u8], csum: Option<PartialChecksum>, now_ms: u64) {
+        let Ok(frame) = Frame::parse(bytes) else { return };
+        if self.held.len() == MAX_HELD {
+            return self.counters.add(Ending::SourceIsLocal, 1);
+        }
+        let key = MacKey::new(frame.vlan, frame.src);
+        self.held.push(Held { key, peer, frame: bytes.to_vec(), csum, until_ms: now_ms + HELD_MS });
+    }
+
+    /// Delivers what was held for MACs that have turned out to be at the peer; gives up what has waited for long.
+    fn release_held(&mut self, now_ms: u64) {
+        if self.held.is_empty() {
+            return;
+        }
+        for held in std::mem::take(&mut self.held) {
+            match self.macs.table().lookup(held.key).map(|entry| entry.owner) {
+                Some(owner) if owner == Owner::Peer(held.peer) => {
+                    if self.inject(&held.frame, held.csum) {
+                        self.counters.add(Ending::Delivered, 1);
+                    }
+                }
+                Some(Owner::Local) if now_ms < held.until_ms => self.held.push(held),
+                _ => self.counters.add(Ending::SourceIsLocal, 1),
+            }
+        }
     }
 
     fn take_message(&mut self, peer: PeerId, bytes: &[u8], now_ms: u64) {

@@ -9,6 +9,7 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::peers::MIN_DATAGRAM;
 use ipop_dataplane::tap::write_frame;
 use ipop_dataplane::wire::VnetHeader;
+use ipop_dataplane::wire::vnet::PartialChecksum;
 use tracing::debug;
 use zerocopy::IntoBytes;
 
@@ -21,7 +22,7 @@ use crate::rpc::Message;
 impl Gateway {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
-            Action::Inject(frame) => self.inject(&frame),
+            Action::Inject(frame) => drop(self.inject(&frame, None)),
             Action::Message(to, message) => {
                 let name = match to {
                     To::All => "all".to_owned(),
@@ -49,14 +50,17 @@ impl Gateway {
     }
 
     /// The kernel runs the whole receive path of the bridge in this call; the workers are not concerned.
-    fn inject(&mut self, frame: &[u8]) {
-        let Some(queue) = self.tap.queues().first() else { return };
-        let bytes = [VnetHeader::plain(None).as_bytes(), frame].concat();
-        if let Err(error) = write_frame(queue.as_fd(), &bytes) {
+    /// False if the port did not take the frame.
+    pub(super) fn inject(&mut self, frame: &[u8], csum: Option<PartialChecksum>) -> bool {
+        let Some(queue) = self.tap.queues().first() else { return false };
+        let bytes = [VnetHeader::plain(csum).as_bytes(), frame].concat();
+        let result = write_frame(queue.as_fd(), &bytes);
+        if let Err(error) = &result {
             debug!("a frame could not be written to {}: {error}", self.tap.name());
             let down = error.raw_os_error() == Some(nix::errno::Errno::EIO as i32);
             self.counters.add(if down { Ending::PortDown } else { Ending::PortRefused }, 1);
         }
+        result.is_ok()
     }
 
     pub(super) fn send_hello(&mut self, id: PeerId) {

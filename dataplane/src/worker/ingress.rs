@@ -23,6 +23,8 @@ use crate::wire::{Frame, VnetHeader};
 const SLOTS_PER_RECORD: usize = 2;
 /// Control messages per second that a peer may send.
 const MESSAGE_RATE: u64 = 4000;
+/// Frames per second that are held while it is settled where their source is.
+const HELD_RATE: u64 = 200;
 /// Handshakes per second from all peers together, and from all others: enough of those to log who calls in vain.
 const HELLO_RATE: u64 = 1000;
 const STRANGER_RATE: u64 = 10;
@@ -34,6 +36,7 @@ pub(super) struct Ingress {
     join: Option<Join>,
     hellos: RateLimit,
     strangers: RateLimit,
+    held: RateLimit,
 }
 
 /// What is kept of a peer: what its lanes have sent in this session, and how many messages.
@@ -89,6 +92,7 @@ impl Ingress {
             join: None,
             hellos: RateLimit::new(HELLO_RATE),
             strangers: RateLimit::new(STRANGER_RATE),
+            held: RateLimit::new(HELD_RATE),
         }
     }
 
@@ -205,7 +209,8 @@ impl Ingress {
         };
         let frame_at = range.end - frame.len();
         if let Err(ending) = check(context, origin.peer, frame_at..range.end, origin.buffer) {
-            return Ok(Err(ending));
+            let held = ending == Ending::SourceIsLocal && self.hold(context, origin, frame_at..range.end, csum);
+            return Ok(Err(if held { Ending::Held } else { ending }));
         }
         self.finish_join(context)?;
         let mut writer = context.ring.writer();
@@ -216,6 +221,21 @@ impl Ingress {
         slot.append_buffer(writer.pool, origin.buffer, frame_at..range.end);
         writer.write(id)?;
         Ok(Ok(()))
+    }
+
+    /// The first frames of a container that has moved here from us can be faster than the news of the move. So a few
+    /// frames whose source seems to be on this side go to the control thread, which knows a moment later.
+    fn hold(
+        &mut self,
+        context: &mut Context<'_>,
+        origin: Origin,
+        range: Range<usize>,
+        csum: Option<PartialChecksum>,
+    ) -> bool {
+        let frame = EventBytes::copy(context.ring.underlay_pool.bytes(origin.buffer, range));
+        frame.is_some_and(|frame| {
+            self.held.allow(context.now.ms) && context.news.push(Event::Held(origin.peer, frame, csum))
+        })
     }
 
     /// Step (11).

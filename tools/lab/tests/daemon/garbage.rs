@@ -332,8 +332,14 @@ pub(crate) fn handshakes() -> Outcome {
         ensure(after == before, format!("{what}: {before} became {after}"))?;
     }
     pings.stop("during forged handshakes")?;
-    until("the refusals to be counted", Duration::from_secs(2), || Ok(a.counter("/drops/handshake_refused")? >= 10))?;
+    until("the refusals to be counted", Duration::from_secs(2), || Ok(refusals(&a)? >= 10))?;
     unharmed(&pair, "handshakes", [&mut a, &mut b])
+}
+
+/// Handshakes that were refused, for what they say or for how many they are.
+fn refusals(gateway: &Daemon) -> ipop_lab::Result<u64> {
+    let count = |reason: &str| gateway.counter(&format!("/drops/{reason}"));
+    Ok(count("handshake_refused")? + count("handshake_rate")? + count("control_queue_full")?)
 }
 
 /// Hellos by the ten thousand, from strangers and in the peer's own name.
@@ -349,7 +355,7 @@ pub(crate) fn hello_flood() -> Outcome {
     let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == 0x10 | HANDSHAKE);
     let genuine = genuine.ok_or("no hello was captured")?;
     let before = belief(&a)?;
-    let refused = a.counter("/drops/handshake_refused")?;
+    let refused = refusals(&a)?;
     let pings = Pings::start(&pair.c1, HERE)?;
     let mut answers = RawPort::open(pair.gateway(1).netns(), "eth0")?;
     answers.drain()?;
@@ -364,8 +370,7 @@ pub(crate) fn hello_flood() -> Outcome {
     let seen = answers.capture(Duration::from_millis(200))?;
     let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == 0x10 | HANDSHAKE).count();
     ensure(hellos < 200, format!("{hellos} hellos in answer to 40 000"))?;
-    let dropped = |reason: &str| a.counter(&format!("/drops/{reason}"));
-    let counted = dropped("handshake_refused")? - refused + dropped("control_queue_full")?;
+    let counted = refusals(&a)? - refused;
     ensure(counted >= 10_000, format!("{counted} of 20 000 strangers' hellos are counted"))?;
     unharmed(&pair, "hello flood", [&mut a, &mut b])
 }
