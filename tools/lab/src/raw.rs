@@ -1,6 +1,6 @@
 //! Sockets inside a namespace: raw Ethernet on an interface, and UDP.
 
-use std::io::IoSliceMut;
+use std::io::{ErrorKind, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -209,7 +209,16 @@ fn open(interface: &str) -> nix::Result<OwnedFd> {
 /// `local` may be `0.0.0.0:0` or `[::]:0`. Receiving gives up after `timeout`.
 pub fn udp_socket(netns: &Netns, local: SocketAddr, timeout: Duration) -> Result<UdpSocket> {
     let what = format!("opening a UDP socket on {local} in {}", netns.name());
-    let socket = netns.within(|| UdpSocket::bind(local))?.context(what.clone())?;
+    // A socket that was closed here may live on for a moment in a process that another thread is just starting.
+    let end = Instant::now() + Duration::from_secs(1);
+    let socket = loop {
+        match netns.within(|| UdpSocket::bind(local))? {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => break result.context(what.clone())?,
+        }
+    };
     socket.set_read_timeout(Some(timeout)).context(what)?;
     Ok(socket)
 }
