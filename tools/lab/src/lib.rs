@@ -23,6 +23,7 @@
 pub mod arp;
 pub mod interrupt;
 pub mod topology;
+pub mod trials;
 
 mod command;
 mod container;

@@ -26,24 +26,12 @@ mod wire;
 
 use std::process::ExitCode;
 
-use ipop_lab::{interrupt, ipop_available, tool};
-use libtest_mimic::{Arguments, Trial};
-
-use kit::Outcome;
+use ipop_lab::ipop_available;
+use ipop_lab::trials::{program_available, run, trial};
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // More at once would make the times that some tests promise meaningless.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if let Err(error) = interrupt::install() {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
     let ipop = ipop_available();
-    let setpriv = ipop.clone().and_then(|()| match tool("setpriv") {
-        Some(_) => Ok(()),
-        None => Err("setpriv is not installed (package util-linux)".into()),
-    });
+    let setpriv = ipop.clone().and_then(|()| program_available("setpriv", "util-linux"));
     let plain = |name, test| trial(name, &ipop, test);
     let trials = vec![
         // The longest first, beside all others.
@@ -72,13 +60,5 @@ fn main() -> ExitCode {
         plain("a_flood_of_hellos", garbage::hello_flood),
         plain("itself_as_peer", garbage::itself_as_peer),
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A test that is visibly ignored where it cannot run.
-fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
-    match available {
-        Ok(()) => Trial::test(name, test),
-        Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
-    }
+    run(trials)
 }

@@ -7,13 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::{Arp, Operation};
+use ipop_lab::trials::{Outcome, run, trial};
 use ipop_lab::{
     BRIDGE, Cmd, Container, Direction, Error, Family, Kind, Lab, RawPort, clean_stale, exists, interrupt,
     lab_available, lxc_available, tear_down, udp_socket, vlan_available,
 };
-use libtest_mimic::{Arguments, Failed, Trial};
-
-type Outcome = Result<(), Failed>;
 
 /// The addresses of the two containers that most tests use.
 const HERE: &str = "10.0.3.3";
@@ -25,13 +23,6 @@ const HELPER: &str = "IPOP_LAB_TEST_HELPER";
 fn main() -> ExitCode {
     if std::env::var_os(HELPER).is_some() {
         return leave_a_lab_behind();
-    }
-    let mut arguments = Arguments::from_args();
-    // Each test makes dozens of namespaces' worth of kernel work; more at once only makes all of them slow.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if let Err(error) = interrupt::install() {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
     }
     let lab = lab_available();
     let lxc = lxc_available();
@@ -62,15 +53,7 @@ fn main() -> ExitCode {
         real("an_lxc_container_runs_iperf3", lxc_iperf),
         real("a_command_in_an_lxc_container_is_killed_on_drop", lxc_spawn),
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A test that is visibly ignored where it cannot run.
-fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
-    match available {
-        Ok(()) => Trial::test(name, test),
-        Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
-    }
+    run(trials)
 }
 
 fn pair(lab: &Lab) -> ipop_lab::Result<(Container, Container)> {

@@ -32,24 +32,12 @@ mod suppress;
 use std::path::Path;
 use std::process::ExitCode;
 
-use ipop_lab::{interrupt, ipop_available, tool};
-use libtest_mimic::{Arguments, Trial};
-
-use kit::Outcome;
+use ipop_lab::ipop_available;
+use ipop_lab::trials::{program_available, run, trial};
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // The tests mostly wait for frames, and listen for those that must not come.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if let Err(error) = interrupt::install() {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
     let ipop = ipop_available();
-    let arping = ipop.clone().and_then(|()| match tool("arping") {
-        Some(_) => Ok(()),
-        None => Err("arping is not installed (package iputils-arping)".into()),
-    });
+    let arping = ipop.clone().and_then(|()| program_available("arping", "iputils-arping"));
     let ipv6 = ipop.clone().and_then(|()| {
         let there = Path::new("/proc/sys/net/ipv6").exists();
         if there { Ok(()) } else { Err("the kernel has no IPv6".into()) }
@@ -88,13 +76,5 @@ fn main() -> ExitCode {
         plain("nd_other_icmpv6_is_data", nd::other_icmpv6),
         trial("compared_with_the_kernels_neigh_suppress", &ipv6, suppress::comparison),
     ];
-    libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-/// A test that is visibly ignored where it cannot run.
-fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
-    match available {
-        Ok(()) => Trial::test(name, test),
-        Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
-    }
+    run(trials)
 }

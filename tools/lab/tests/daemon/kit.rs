@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) use ipop_lab::trials::Outcome;
 use ipop_lab::{Cmd, Container, Daemon, Gateway, Lab, Output, Process, exists, interrupt, ipop_binary};
 use libtest_mimic::Failed;
 use serde_json::Value;
-
-pub(crate) type Outcome = Result<(), Failed>;
 
 /// The addresses of the two containers.
 pub(crate) const HERE: &str = "10.0.3.3";

@@ -4,11 +4,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::{Arp, Mac};
+pub(crate) use ipop_lab::trials::Outcome;
 use ipop_lab::{Container, Daemon, Lab, RawPort, interrupt};
 use libtest_mimic::Failed;
 use serde_json::Value;
-
-pub(crate) type Outcome = Result<(), Failed>;
 
 /// A frame that comes at all comes within this time.
 pub(crate) const SOON: Duration = Duration::from_secs(3);

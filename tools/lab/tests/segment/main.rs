@@ -26,22 +26,14 @@ mod tags;
 
 use std::process::ExitCode;
 
-use ipop_lab::{interrupt, ipop_available, lxc_available, tool};
-use libtest_mimic::{Arguments, Trial};
-
-use support::Outcome;
+use ipop_lab::trials::{Outcome, run, trial};
+use ipop_lab::{ipop_available, lxc_available, tool};
+use libtest_mimic::Trial;
 
 /// What a test needs besides `ipop` itself.
 type Needs = &'static [&'static str];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Each test is several daemons and dozens of commands; more at once only makes all of them slow.
-    arguments.test_threads = arguments.test_threads.or(Some(2));
-    if let Err(error) = interrupt::install() {
-        eprintln!("{error}");
-        return ExitCode::FAILURE;
-    }
     let trials = [
         // The long ones first, so that nothing waits for them alone.
         bulk::TESTS,
@@ -56,7 +48,7 @@ fn main() -> ExitCode {
         order::TESTS,
     ];
     let trials = trials.into_iter().flatten().map(Test::trial).collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    run(trials)
 }
 
 /// A test and what it needs.
@@ -79,10 +71,7 @@ impl Test {
     /// A trial that is visibly ignored where it cannot run.
     fn trial(&self) -> Trial {
         let missing = ipop_available().err().or_else(|| self.needs.iter().find_map(|need| lacking(need)));
-        match missing {
-            None => Trial::test(self.name, self.run),
-            Some(reason) => Trial::test(format!("{} (ignored: {reason})", self.name), self.run).with_ignored_flag(true),
-        }
+        trial(self.name, &missing.map_or(Ok(()), Err), self.run)
     }
 }
 

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use ipop_lab::arp::Mac;
 use ipop_lab::topology::Builder;
+pub(crate) use ipop_lab::trials::Outcome;
 use ipop_lab::{Container, Daemon, Lab, RawPort, interrupt};
 use libtest_mimic::Failed;
 use serde_json::Value;
-
-pub(crate) type Outcome = Result<(), Failed>;
 
 /// The addresses of the two containers that most tests use: `c0` on gw-a, `c1` on gw-b.
 pub(crate) const HERE: &str = "10.0.3.3";
