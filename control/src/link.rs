@@ -94,7 +94,7 @@ struct Them {
 pub struct Link {
     id: PeerId,
     name: String,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     our_session: u32,
     them: Option<Them>,
     /// They know our session index.

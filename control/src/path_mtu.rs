@@ -103,6 +103,15 @@ impl PathMtu {
         before != self.confirmed
     }
 
+    /// The kernel's present belief. If it is more than before, the search begins again from what is in use.
+    pub fn kernel_says(&mut self, kernel: usize, now_ms: u64) {
+        let kernel = kernel.min(MAX_DATAGRAM);
+        if kernel > self.kernel {
+            (self.kernel, self.ceiling) = (kernel, kernel);
+            self.probe = Some((kernel, 0, now_ms));
+        }
+    }
+
     fn lost(&mut self, size: usize, now_ms: u64) {
         if size <= self.confirmed {
             // What worked works no longer. At the floor there is nothing smaller to try.
@@ -231,6 +240,18 @@ mod tests {
     fn a_path_below_the_usual_minimum() {
         assert_eq!(search(972, 972).0, 972);
         assert_eq!(PathMtu::new(100, 0).size(), LEAST);
+    }
+
+    #[test]
+    fn the_kernel_says_larger() {
+        let mut path = PathMtu::new(1472, 0);
+        path.poll(0);
+        path.acknowledged(1472, 1);
+        path.kernel_says(1472, 2);
+        assert!(!path.is_searching());
+        path.kernel_says(8972, 3);
+        assert_eq!((path.size(), path.poll(3)), (1472, Some(8972)));
+        assert!(path.acknowledged(8972, 4));
     }
 
     #[test]

@@ -72,6 +72,9 @@ pub struct TapStatus {
     pub mac: String,
     /// Its MTU; absent if the interface is gone.
     pub mtu: Option<usize>,
+    /// False if somebody has set it down.
+    #[serde(default)]
+    pub up: bool,
     /// Bridge that it is a port of.
     pub bridge: Option<String>,
 }

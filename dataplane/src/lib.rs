@@ -16,6 +16,7 @@ pub mod underlay;
 pub mod wire;
 pub mod worker;
 
-/// How long a start waits for what a killed process still holds, and between two looks.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+/// How long a start waits for what a killed process still holds.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+/// Between two looks at what a killed process still holds.
+pub const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);

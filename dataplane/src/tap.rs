@@ -205,6 +205,14 @@ impl Tap {
         self.interface_call("SIOCSIFHWADDR", libc::SIOCSIFHWADDR, &mut request)
     }
 
+    /// False if somebody has set the interface down, or deleted it.
+    pub fn is_up(&self) -> bool {
+        let mut request = self.request();
+        // SAFETY: SIOCGIFFLAGS filled this field of the union.
+        control_call(libc::SIOCGIFFLAGS, &mut request).is_ok()
+            && unsafe { request.ifr_ifru.ifru_flags } & libc::IFF_UP as libc::c_short != 0
+    }
+
     fn set_up(&self) -> Result<(), TapError> {
         let mut request = self.request();
         self.interface_call("SIOCGIFFLAGS", libc::SIOCGIFFLAGS, &mut request)?;

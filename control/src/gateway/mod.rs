@@ -21,6 +21,7 @@ use ipop_dataplane::underlay::{self, UnderlayError};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
+use ipop_dataplane::{PATIENCE, PAUSE};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
@@ -45,6 +46,8 @@ const FIRST_CLIENT: usize = 16;
 /// Between two looks at the clock while something is under way, and while nothing is.
 const BUSY_TICK_MS: u64 = 100;
 const IDLE_TICK_MS: u64 = 1000;
+/// How often the kernel is asked whether a route has become larger.
+const ROUTE_MS: u64 = 30_000;
 /// Events taken from the workers before the loop looks at other things.
 const EVENTS_PER_TURN: usize = 512;
 /// Frames that are held at a time, and for how long: a little more than a contest about a MAC takes.
@@ -131,6 +134,11 @@ pub struct Gateway {
     /// When a stranger's hello may be logged again.
     stranger_log_ms: u64,
     bridge_missing: bool,
+    port_down: bool,
+    next_route_ms: u64,
+    /// When trouble with MACs may be logged again, and what was known of it then.
+    trouble_log_ms: u64,
+    trouble: crate::macs::MacStats,
     events: Arc<Events>,
     udp: std::net::UdpSocket,
     // Workers end before the port and the sockets that they use go away.
@@ -148,7 +156,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| call("signalfd")(e.into()))?;
 
-    Admin::check(&config.control_socket)?;
+    check_patiently(&config.control_socket)?;
     let mut poll = Poll::new().map_err(call("epoll"))?;
     let registry = poll.registry().try_clone().map_err(call("epoll"))?;
     registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
@@ -187,6 +195,17 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
         gateway.release_held(now_ms);
         gateway.publish();
         admin.expire(now_ms);
+    }
+}
+
+/// A process that was killed goes on listening until the kernel has ended its rings.
+fn check_patiently(path: &std::path::Path) -> Result<(), AdminError> {
+    let begin = Instant::now();
+    loop {
+        match Admin::check(path) {
+            Err(AdminError::InUse(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            result => return result,
+        }
     }
 }
 
@@ -232,6 +251,10 @@ impl Gateway {
             next_second_ms: 0,
             stranger_log_ms: 0,
             bridge_missing: false,
+            port_down: false,
+            next_route_ms: 0,
+            trouble_log_ms: 0,
+            trouble: Default::default(),
             events,
             udp,
             workers: Vec::new(),
@@ -267,13 +290,13 @@ impl Gateway {
             warn!("{warning}");
         }
         info!(
-            "gateway '{name}' {} uid {}: port {tap} ({}, MTU {}) in bridge {}, UDP {listen}, network {network}, \
+            "gateway '{name}' {} uid {}: port {tap} ({}, MTU {}), bridge {}, UDP {listen}, network {network}, \
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",
             env!("CARGO_PKG_VERSION"),
             self.uid,
             self.tap.mac(),
             self.tap.mtu().unwrap_or(0),
-            self.config.bridge.as_deref().unwrap_or("(attach it by hand)"),
+            self.config.bridge.as_deref().unwrap_or("none (attach it by hand)"),
             peers.len(),
             if cpus.is_empty() { String::new() } else { format!(" on cores {cpus:?}") },
             self.config.control_socket.display(),
@@ -382,6 +405,12 @@ impl Gateway {
             self.next_second_ms = now_ms + 1000;
             self.macs.expire(now_ms);
             self.keep_in_bridge();
+            self.look_at_port();
+            self.warn_of_trouble(now_ms);
+        }
+        if now_ms >= self.next_route_ms {
+            self.next_route_ms = now_ms + ROUTE_MS;
+            self.look_at_routes(now_ms);
         }
     }
 
@@ -401,6 +430,36 @@ impl Gateway {
                 self.bridge_missing = true;
             }
             Err(_) => {}
+        }
+    }
+
+    fn look_at_port(&mut self) {
+        let down = !self.tap.is_up();
+        if down != self.port_down {
+            self.port_down = down;
+            if down {
+                warn!("{0} is down, so nothing passes; `ip link set {0} up` mends it", self.tap.name());
+            } else {
+                info!("{} is up again", self.tap.name());
+            }
+        }
+    }
+
+    /// Says what an operator should look at, but not for every frame that shows it.
+    fn warn_of_trouble(&mut self, now_ms: u64) {
+        let stats = self.macs.stats;
+        if now_ms < self.trouble_log_ms {
+            return;
+        }
+        if stats.table_full != self.trouble.table_full {
+            warn!("the MAC table is full (\"max_macs\"): frames to MACs that are not in it are flooded");
+        }
+        if stats.conflicts != self.trouble.conflicts {
+            warn!("a MAC is on this side and at a peer; see `ipop rpc` for mac_moved");
+        }
+        if (stats.table_full, stats.conflicts) != (self.trouble.table_full, self.trouble.conflicts) {
+            self.trouble_log_ms = now_ms + 60_000;
+            self.trouble = stats;
         }
     }
 

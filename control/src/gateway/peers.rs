@@ -88,6 +88,18 @@ impl Gateway {
         self.resolver.flush(id);
     }
 
+    /// A route that carries more than before is tried; one that carries less announces itself.
+    pub(super) fn look_at_routes(&mut self, now_ms: u64) {
+        let listen = self.config.listen;
+        for link in &mut self.links {
+            if let Some(path) = &mut link.path
+                && let Ok(kernel) = underlay::path_payload(listen, link.address)
+            {
+                path.kernel_says(kernel, now_ms);
+            }
+        }
+    }
+
     pub(super) fn path_refused(&mut self, peer: PeerId, now_ms: u64) {
         let listen = self.config.listen;
         let Some(link) = self.links.get_mut(peer.index()) else { return };

@@ -53,6 +53,7 @@ impl Gateway {
                 name: self.tap.name().to_owned(),
                 mac: self.tap.mac().to_string(),
                 mtu: self.tap.mtu().ok(),
+                up: self.tap.is_up(),
                 bridge: self.tap.bridge(),
             },
             listen: self.config.listen.to_string(),

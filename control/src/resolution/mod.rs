@@ -57,6 +57,11 @@ const MAX_PENDING: usize = 4096;
 const MAX_ASKERS: usize = 32;
 /// Requests to peers per second, all guests together; below what a peer takes (`MESSAGE_RATE` of the workers).
 const RPC_RATE: u64 = 2000;
+/// New questions per second of one station: one that scans must leave room for the others.
+const ASKER_RATE: u64 = 200;
+/// Stations whose rate is kept apart, and for how long after their last question.
+const MAX_RATED: usize = 1024;
+const RATED_MS: u64 = 5000;
 
 /// Who waits for an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +86,9 @@ pub struct Resolver {
     /// When the next entry is to be verified, as of the last look.
     verify_at_ms: u64,
     rate: RateLimit,
+    /// What is left to each asker of the last seconds, and when it last asked; and to all who find no place there.
+    askers: HashMap<MacKey, (RateLimit, u64)>,
+    crowd: RateLimit,
     /// Apart from the rest, so that a guest that scans does not keep others from taking over or finding duplicates.
     announcements: RateLimit,
     probes: RateLimit,
@@ -125,6 +133,8 @@ impl Resolver {
             probing: HashMap::new(),
             verify_at_ms: u64::MAX,
             rate: RateLimit::new(RPC_RATE),
+            askers: HashMap::new(),
+            crowd: RateLimit::new(ASKER_RATE),
             announcements: RateLimit::new(RPC_RATE / 4),
             probes: RateLimit::new(RPC_RATE / 4),
             forwards: RateLimit::new(RPC_RATE),
@@ -198,6 +208,7 @@ impl Resolver {
         self.stats.expired += (before - self.entries.len()) as u64;
         self.injected.retain(|_, (_, until)| *until > now);
         self.probing.retain(|_, until| *until > now);
+        self.askers.retain(|_, (_, last_ms)| *last_ms + RATED_MS > now);
         // A back-off is remembered for as long again, so that the next one is longer.
         self.unanswered.retain(|_, u| u.until_ms + LONGEST_BACK_OFF_MS > now);
     }
@@ -280,6 +291,28 @@ impl Resolver {
         let (uid, vlan) = (self.uid.clone(), key.vlan);
         let reply = Reply { target: key.ip, mac, uid, vlan, seq, asker_mac, announcement, router };
         step.send(To::All, Message::Reply(reply));
+    }
+
+    /// A new question of one station.
+    fn may_ask(&mut self, asker: MacKey, now_ms: u64) -> bool {
+        let room = self.askers.len() < MAX_RATED;
+        let own = match self.askers.get_mut(&asker) {
+            Some((limit, last_ms)) => {
+                *last_ms = now_ms;
+                limit.allow(now_ms)
+            }
+            None if room => {
+                let mut limit = RateLimit::new(ASKER_RATE);
+                let allowed = limit.allow(now_ms);
+                self.askers.insert(asker, (limit, now_ms));
+                allowed
+            }
+            None => self.crowd.allow(now_ms),
+        };
+        if !own {
+            self.stats.rate_limited += 1;
+        }
+        own && self.allowed(now_ms)
     }
 
     fn allowed(&mut self, now_ms: u64) -> bool {

@@ -40,7 +40,10 @@ impl Resolver {
             self.stats.held_by_back_off += 1;
             return;
         }
-        if step.peers_up == 0 || self.pending.len() >= MAX_PENDING || !self.allowed(now) {
+        if step.peers_up == 0
+            || self.pending.len() >= MAX_PENDING
+            || !self.may_ask(MacKey::new(key.vlan, asker.mac), now)
+        {
             self.stats.not_asked += 1;
             return;
         }

@@ -445,12 +445,24 @@ fn an_owner_that_several_ask_for_is_verified() {
 fn retries_keep_to_the_rate() {
     let mut net = Net::new(false);
     for n in 0..4000u32 {
+        net.hosts[0].mac = MacAddr([2, 0, 0, 0, 1, n as u8]);
         net.ask(0, IpAddr::from((0x0a00_8000 + n).to_be_bytes()));
     }
     let first = net.stats(0).rpc_requests_sent;
     net.advance(1000);
     let second = net.stats(0).rpc_requests_sent - first;
     assert!(first <= RPC_RATE && second <= RPC_RATE + RPC_RATE / 4, "{first}, then {second} in a second");
+}
+
+#[test]
+fn one_that_scans_leaves_room_for_others() {
+    let mut net = Net::new(false);
+    for n in 0..4000u32 {
+        net.ask(0, IpAddr::from((0x0a00_8000 + n).to_be_bytes()));
+    }
+    assert!(net.stats(0).rpc_requests_sent <= ASKER_RATE);
+    net.ask(2, net.hosts[1].ip);
+    assert_eq!(net.answers(2), 1);
 }
 
 #[test]

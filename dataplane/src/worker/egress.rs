@@ -16,6 +16,7 @@ use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit, Verdict};
 use crate::peers::PeerView;
 use crate::ring::{MAX_DATAGRAMS, Sender, SlotId};
+use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
@@ -143,8 +144,11 @@ impl Egress {
             context.news.learn(learn, context.now);
         }
         if verdict == Verdict::Control {
-            // A frame too large for an event is no neighbour's message; it cannot be ARP or a legal ND either.
-            let Some(bytes) = EventBytes::copy(parcel.frame.bytes) else { return Verdict::Drop(Ending::FrameOversize) };
+            // Too large for an event, so no ARP and no neighbour's message that anyone would send.
+            let Some(bytes) = EventBytes::copy(parcel.frame.bytes) else {
+                let arp = parcel.frame.ethertype == ethertype::ARP;
+                return Verdict::Drop(if arp { Ending::ArpMalformed } else { Ending::NdMalformed });
+            };
             if !context.news.push(Event::Resolution(bytes, parcel.csum.is_some())) {
                 return Verdict::Drop(Ending::ControlQueueFull);
             }

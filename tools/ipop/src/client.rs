@@ -25,7 +25,10 @@ pub(crate) fn ask(socket: &Path, command: &str) -> Result<Value, String> {
         }
         _ => format!("cannot connect to {at}: {e}"),
     })?;
-    let answer = exchange(stream, command).map_err(|e| format!("no answer on {at}: {e}"))?;
+    let answer = exchange(stream, command).map_err(|e| match e.kind() {
+        ErrorKind::WouldBlock => format!("the gateway on {at} does not answer within {} s", TIMEOUT.as_secs()),
+        _ => format!("no answer on {at}: {e}"),
+    })?;
     let value: Value = serde_json::from_str(&answer).map_err(|e| format!("what answers on {at} is no gateway: {e}"))?;
     match value.get("error").and_then(Value::as_str) {
         Some(error) => Err(format!("the gateway says: {error}")),

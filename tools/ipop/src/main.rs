@@ -97,9 +97,9 @@ fn check(path: &std::path::Path) -> Result<(), String> {
     for warning in &config.warnings {
         eprintln!("ipop: warning: {warning}");
     }
-    let bridge = config.bridge.as_deref().unwrap_or("(attach it by hand)");
+    let bridge = config.bridge.as_deref().unwrap_or("none (attach it by hand)");
     println!("{}: good", path.display());
-    println!("  port   {} in bridge {bridge}", config.tap);
+    println!("  port   {}, bridge {bridge}", config.tap);
     println!("  listen {} (network {})", config.listen, config.network);
     for peer in &config.peers {
         println!("  peer   {} at {}", peer.name, peer.address);

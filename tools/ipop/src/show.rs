@@ -12,7 +12,8 @@ pub(crate) fn status(s: &Status) -> String {
     line("security", security.to_owned());
     let mtu = s.tap.mtu.map_or("interface gone".to_owned(), |mtu| format!("MTU {mtu}"));
     let bridge = s.tap.bridge.as_deref().map_or("in no bridge".to_owned(), |bridge| format!("in bridge {bridge}"));
-    line("port", format!("{} {bridge}, {mtu}, {}", s.tap.name, s.tap.mac));
+    let state = if s.tap.up { "" } else { "DOWN, " };
+    line("port", format!("{} {state}{bridge}, {mtu}, {}", s.tap.name, s.tap.mac));
     line("listen", format!("UDP {}, network {}", s.listen, s.network));
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
