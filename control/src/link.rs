@@ -94,7 +94,7 @@ struct Them {
 pub struct Link {
     id: PeerId,
     name: String,
-    pub(crate) address: SocketAddr,
+    address: SocketAddr,
     our_session: u32,
     them: Option<Them>,
     /// They know our session index.

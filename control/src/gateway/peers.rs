@@ -92,8 +92,9 @@ impl Gateway {
     pub(super) fn look_at_routes(&mut self, now_ms: u64) {
         let listen = self.config.listen;
         for link in &mut self.links {
+            let address = link.address();
             if let Some(path) = &mut link.path
-                && let Ok(kernel) = underlay::path_payload(listen, link.address)
+                && let Ok(kernel) = underlay::path_payload(listen, address)
             {
                 path.kernel_says(kernel, now_ms);
             }
