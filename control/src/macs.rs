@@ -170,7 +170,7 @@ impl Macs {
         match self.table().lookup(key) {
             Some(known) if known.owner == Owner::Local => {
                 if newer_move(moves, known.moves) {
-                    self.leave(key, theirs, out);
+                    self.leave(key, theirs, now_ms, out);
                     return Claim::MovedAway;
                 }
                 if self.contests.contains_key(&key) || self.contests.len() >= MAX_CONTESTS {
@@ -222,7 +222,7 @@ impl Macs {
                 out.push(moved(To::Peer(contest.peer), key, moves));
             } else {
                 let theirs = MacEntry { owner: Owner::Peer(contest.peer), moves, seen: seconds(now_ms) };
-                self.leave(key, theirs, out);
+                self.leave(key, theirs, now_ms, out);
                 gone.push((key, contest.peer));
             }
         }
@@ -260,11 +260,11 @@ impl Macs {
     }
 
     /// A local MAC is a peer's now: show the bridge, which would go on delivering to the old port.
-    fn leave(&mut self, key: MacKey, theirs: MacEntry, out: &mut Vec<Action>) {
+    fn leave(&mut self, key: MacKey, theirs: MacEntry, now_ms: u64, out: &mut Vec<Action>) {
         self.contests.remove(&key);
         self.enter(key, theirs);
         if self.moved_at.len() < MAX_CONTESTS {
-            self.moved_at.insert(key, u64::from(theirs.seen) * 1000);
+            self.moved_at.insert(key, now_ms);
         }
         self.stats.moved_away += 1;
         out.push(Action::Inject(arrival_notice(key)));

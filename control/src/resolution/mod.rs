@@ -4,7 +4,8 @@
 //! are the checklist):
 //!
 //! - A request to all for an address at a peer is answered from the table. One for an address on the asker's own side is
-//!   left to its owner; if the asker repeats it, the owner may have gone, and the peers are asked.
+//!   left to its owner; if the asker repeats it, the owner may have gone, and the peers are asked; if several ask, the owner
+//!   is verified.
 //! - One for an unknown address is held back and asked of all peers, once for all who want to know. After some tries the
 //!   address counts as unanswered and is not asked for again before a back-off that doubles.
 //! - A peer that is asked puts the question to its own segment in the name of the asker. The owner's answer is kept, told
@@ -51,7 +52,7 @@ const VERIFY_MS: u64 = 1000;
 const VERIFY_TRIES: u32 = 3;
 /// The same where a peer disputes the address.
 const DISPUTE_MS: u64 = 300;
-/// Bounds of the tables; the oldest or the newest goes, as is said where they are used.
+/// Bounds of the tables. What is new and finds no place is counted: as `table_full`, or as a question not asked.
 const MAX_ENTRIES: usize = 65_536;
 const MAX_PENDING: usize = 4096;
 const MAX_ASKERS: usize = 32;
