@@ -1,5 +1,6 @@
 //! Commands with a timeout: run to the end, or kept running and killed on drop.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
@@ -25,14 +26,22 @@ const PIPE_GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Cmd {
     argv: Vec<String>,
+    environment: Vec<(String, String)>,
     timeout: Duration,
     heed_interrupt: bool,
+    kept: usize,
 }
 
 impl Cmd {
     /// The program and its arguments; no shell is involved.
     pub fn new<S: Into<String>>(argv: impl IntoIterator<Item = S>) -> Self {
-        Self { argv: argv.into_iter().map(Into::into).collect(), timeout: DEFAULT_TIMEOUT, heed_interrupt: true }
+        Self {
+            argv: argv.into_iter().map(Into::into).collect(),
+            environment: Vec::new(),
+            timeout: DEFAULT_TIMEOUT,
+            heed_interrupt: true,
+            kept: usize::MAX,
+        }
     }
 
     /// Words split at spaces: for command lines that are fixed text.
@@ -44,6 +53,20 @@ impl Cmd {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Sets an environment variable: for secrets, which do not belong where `ps` shows them.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Keeps only so many bytes of stdout and of stderr, the last ones: for what runs long and may be chatty.
+    #[must_use]
+    pub fn keep_last(mut self, bytes: usize) -> Self {
+        self.kept = bytes;
         self
     }
 
@@ -94,6 +117,7 @@ impl Cmd {
         let (program, arguments) = self.argv.split_first().ok_or_else(|| Error::other("an empty command line"))?;
         let mut child = Command::new(program)
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(stdout)
             .stderr(stderr)
@@ -103,8 +127,8 @@ impl Cmd {
             .map_err(|source| Error::Start { command: self.line(), source })?;
         Ok(Process {
             command: self.line(),
-            stdout: Collector::new(child.stdout.take()),
-            stderr: Collector::new(child.stderr.take()),
+            stdout: Collector::new(child.stdout.take(), self.kept),
+            stderr: Collector::new(child.stderr.take(), self.kept),
             child,
             status: None,
         })
@@ -174,6 +198,12 @@ impl Process {
         Ok(self.status)
     }
 
+    /// Once it has ended: gives what it wrote last a moment to arrive through the pipes.
+    pub fn drain(&self) {
+        self.stdout.finish();
+        self.stderr.finish();
+    }
+
     /// Waits until `text` stands in its stdout.
     pub fn wait_for_stdout(&mut self, text: &str, timeout: Duration) -> Result<()> {
         let what = format!("{text:?} from `{}`", self.command);
@@ -220,8 +250,7 @@ impl Process {
             thread::sleep(nap);
             nap = (nap * 2).min(Duration::from_millis(10));
         };
-        self.stdout.finish();
-        self.stderr.finish();
+        self.drain();
         Ok(Output { command: self.command.clone(), status, stdout: self.stdout.text(), stderr: self.stderr.text() })
     }
 
@@ -261,19 +290,23 @@ impl Drop for Process {
 /// Reads a pipe to its end in a thread, so that a chatty child never blocks on a full pipe.
 #[derive(Debug)]
 struct Collector {
-    bytes: Arc<Mutex<Vec<u8>>>,
+    bytes: Arc<Mutex<VecDeque<u8>>>,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Collector {
-    fn new(pipe: Option<impl Read + Send + 'static>) -> Self {
-        let bytes = Arc::new(Mutex::new(Vec::new()));
+    /// Keeps the last `kept` bytes.
+    fn new(pipe: Option<impl Read + Send + 'static>, kept: usize) -> Self {
+        let bytes = Arc::new(Mutex::new(VecDeque::new()));
         let reader = pipe.map(|mut pipe| {
             let bytes = Arc::clone(&bytes);
             thread::spawn(move || {
                 let mut chunk = [0; 8192];
                 while let Ok(count @ 1..) = pipe.read(&mut chunk) {
-                    bytes.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
+                    let mut bytes = bytes.lock().unwrap_or_else(PoisonError::into_inner);
+                    bytes.extend(&chunk[..count]);
+                    let surplus = bytes.len().saturating_sub(kept);
+                    bytes.drain(..surplus);
                 }
             })
         });
@@ -281,7 +314,8 @@ impl Collector {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+        let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(bytes.make_contiguous()).into_owned()
     }
 
     fn finished(&self) -> bool {

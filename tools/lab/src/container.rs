@@ -2,14 +2,14 @@
 //! Both look the same from here.
 
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::arp::{self, Mac};
 use crate::command::{Cmd, Output, Process};
 use crate::error::{Error, Result};
 use crate::gateway::Gateway;
-use crate::lxc::LxcContainer;
+use crate::lxc::{Bind, LxcContainer};
 use crate::netns::Netns;
 use crate::raw::RawPort;
 
@@ -36,12 +36,14 @@ pub struct ContainerBuilder {
     mac: String,
     mtu: u32,
     addresses: Vec<String>,
+    binds: Vec<Bind>,
     ipv6: bool,
 }
 
 impl ContainerBuilder {
     pub(crate) fn new(gateway: &Gateway, name: &str, kind: Kind, mac: String, ipv6: bool) -> Self {
-        Self { gateway: gateway.clone(), name: name.to_owned(), kind, mac, mtu: 1500, addresses: Vec::new(), ipv6 }
+        let (addresses, binds) = (Vec::new(), Vec::new());
+        Self { gateway: gateway.clone(), name: name.to_owned(), kind, mac, mtu: 1500, addresses, binds, ipv6 }
     }
 
     /// What it is made of.
@@ -72,6 +74,14 @@ impl ContainerBuilder {
         self
     }
 
+    /// Shows a file or directory of the host inside, read-only, at an absolute path. A plain container sees all of the
+    /// host's files at their own paths, and nothing elsewhere.
+    #[must_use]
+    pub fn bind(mut self, outside: impl Into<PathBuf>, inside: &str) -> Self {
+        self.binds.push(Bind { outside: outside.into(), inside: inside.to_owned() });
+        self
+    }
+
     /// Starts it and waits until its bridge port forwards.
     pub fn start(self) -> Result<Container> {
         if self.name.is_empty() || self.name.len() > LONGEST_NAME {
@@ -83,7 +93,8 @@ impl ContainerBuilder {
         let (netns, lxc) = match self.kind {
             Kind::Plain => (self.start_plain()?, None),
             Kind::Lxc => {
-                let lxc = LxcContainer::create(&self.gateway, &self.name, &self.mac, &port_of(&self.name))?;
+                let lxc =
+                    LxcContainer::create(&self.gateway, &self.name, &self.mac, &port_of(&self.name), &self.binds)?;
                 let pid = lxc.start(&self.gateway)?;
                 (Netns::attach(self.gateway.lab_run(), &self.name, pid)?, Some(lxc))
             }

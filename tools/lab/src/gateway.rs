@@ -10,7 +10,7 @@ use crate::command::{Output, Process};
 use crate::daemon::Daemon;
 use crate::error::Result;
 use crate::netns::Netns;
-use crate::run::Run;
+use crate::run::{Run, cleanup};
 use crate::topology::{BRIDGE, PORT_READY, TAP, UPLINK};
 
 /// What every gateway knows of every other: enough for a configuration.
@@ -121,9 +121,19 @@ impl Gateway {
         self.0.netns.lab_run()
     }
 
-    /// Puts a port into the bridge and waits until it forwards.
-    pub(crate) fn plug(&self, port: &str) -> Result<()> {
+    /// Puts an interface into the bridge and waits until it forwards.
+    pub fn plug(&self, port: &str) -> Result<()> {
         self.netns().ip(&format!("link set {port} master {BRIDGE} up"))?;
         self.netns().wait_forwarding(port, PORT_READY)
+    }
+
+    /// Deletes an interface, even after Ctrl-C. That it is gone already is fine.
+    pub fn remove_link(&self, interface: &str) -> Result<()> {
+        let netns = self.netns().name();
+        let shown = cleanup(["ip", "-n", netns, "link", "show", "dev", interface]).output()?;
+        if !shown.success() {
+            return Ok(());
+        }
+        cleanup(["ip", "-n", netns, "link", "delete", "dev", interface]).run().map(drop)
     }
 }

@@ -44,6 +44,6 @@ pub use gateway::Gateway;
 pub use lxc::lxc_available;
 pub use netns::Netns;
 pub use raw::{Direction, RawPort, udp_socket};
-pub use requirement::{ipop_available, is_root, lab_available, tool, vlan_available};
+pub use requirement::{ipop_available, is_root, lab_available, tool, vlan_available, vxlan_available};
 pub use run::{Run, clean_stale, exists, tear_down};
-pub use topology::{BRIDGE, Builder, Family, Lab, PORT, TAP};
+pub use topology::{BRIDGE, Builder, Family, Joint, Lab, PORT, TAP, UPLINK};

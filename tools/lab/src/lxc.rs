@@ -40,6 +40,13 @@ const TOOLS: [&str; 6] = ["ping", "arping", "iperf3", "ip", "ethtool", "tcpdump"
 /// The template's start script asks for an address by DHCP, over and over. Ours does not.
 const START_SCRIPT: &str = "#!/bin/sh\n/bin/mount -a\n";
 
+/// A file or directory of the host that is seen inside, read-only.
+#[derive(Debug, Clone)]
+pub(crate) struct Bind {
+    pub(crate) outside: PathBuf,
+    pub(crate) inside: String,
+}
+
 /// A container directory. Dropping it stops the container and removes the directory.
 #[derive(Debug)]
 pub(crate) struct LxcContainer {
@@ -49,13 +56,13 @@ pub(crate) struct LxcContainer {
 
 impl LxcContainer {
     /// Makes the container's root and configuration; does not start it.
-    pub(crate) fn create(gateway: &Gateway, name: &str, mac: &str, port: &str) -> Result<Self> {
+    pub(crate) fn create(gateway: &Gateway, name: &str, mac: &str, port: &str, binds: &[Bind]) -> Result<Self> {
         let run = Arc::clone(gateway.lab_run());
         let path = run.dir().join(PATH);
         fs::create_dir_all(&path).context(format!("creating {}", path.display()))?;
         let container = Self { run, name: name.to_owned() };
         container.lxc(gateway, "lxc-create", &["-t", "busybox"]).timeout(Duration::from_secs(60)).run()?;
-        container.configure(mac, port)?;
+        container.configure(mac, port, binds)?;
         Ok(container)
     }
 
@@ -120,7 +127,7 @@ impl LxcContainer {
 
     /// Replaces the network of the template's configuration, and its AppArmor profile: generating one needs parts of
     /// /sys that are not there.
-    fn configure(&self, mac: &str, port: &str) -> Result<()> {
+    fn configure(&self, mac: &str, port: &str, binds: &[Bind]) -> Result<()> {
         let file = self.dir().join("config");
         let template = fs::read_to_string(&file).context(format!("reading {}", file.display()))?;
         let foreign = |line: &&str| !line.starts_with("lxc.net.") && !line.starts_with("lxc.apparmor.");
@@ -136,11 +143,13 @@ impl LxcContainer {
             format!("lxc.net.0.hwaddr = {mac}"),
             format!("lxc.net.0.veth.pair = {port}"),
         ]);
-        for tool in TOOLS {
-            if let Some(path) = requirement::tool(tool) {
-                let path = path.display();
-                config.push(format!("lxc.mount.entry = {path} usr/bin/{tool} none ro,bind,create=file 0 0"));
-            }
+        let found = |&tool: &&str| Some(Bind { outside: requirement::tool(tool)?, inside: format!("/usr/bin/{tool}") });
+        for Bind { outside, inside } in TOOLS.iter().filter_map(found).chain(binds.iter().cloned()) {
+            let kind = if outside.is_dir() { "dir" } else { "file" };
+            // The fields are separated by spaces, as in fstab(5).
+            let outside = outside.display().to_string().replace(' ', "\\040");
+            let inside = inside.trim_start_matches('/');
+            config.push(format!("lxc.mount.entry = {outside} {inside} none ro,bind,create={kind} 0 0"));
         }
         fs::write(&file, config.join("\n") + "\n").context(format!("writing {}", file.display()))?;
         let script = self.dir().join("rootfs/etc/init.d/rcS");

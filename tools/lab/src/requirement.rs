@@ -53,15 +53,22 @@ pub fn ipop_available() -> Result<(), String> {
 /// Can containers have VLAN interfaces here? Found out once, by making one; the error is the reason why not.
 pub fn vlan_available() -> Result<(), String> {
     static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
-    let probe = || {
-        lab_available()?;
-        let make = || -> crate::Result<()> {
-            let netns = Netns::new(&Run::new()?, "probe")?;
-            netns.ip("link add probe type bridge")?;
-            netns.ip("link add link probe name probe.10 type vlan id 10")?;
-            Ok(())
-        };
-        make().map_err(|error| format!("VLAN interfaces do not work: {error}"))
+    let make = ["link add probe type bridge", "link add link probe name probe.10 type vlan id 10"];
+    ANSWER.get_or_init(|| probe("VLAN interfaces", &make)).clone()
+}
+
+/// Does the kernel have VXLAN? Found out once, by making an interface; the error is the reason why not.
+pub fn vxlan_available() -> Result<(), String> {
+    static ANSWER: OnceLock<Result<(), String>> = OnceLock::new();
+    ANSWER.get_or_init(|| probe("VXLAN interfaces", &["link add probe type vxlan id 1 dstport 4789"])).clone()
+}
+
+/// Makes links in a namespace of its own.
+fn probe(what: &str, links: &[&str]) -> Result<(), String> {
+    lab_available()?;
+    let make = || -> crate::Result<()> {
+        let netns = Netns::new(&Run::new()?, "probe")?;
+        links.iter().try_for_each(|link| netns.ip(link).map(drop))
     };
-    ANSWER.get_or_init(probe).clone()
+    make().map_err(|error| format!("{what} do not work: {error}"))
 }

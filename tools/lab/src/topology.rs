@@ -46,7 +46,7 @@ pub const TAP: &str = "ipop";
 pub const PORT: u16 = 5800;
 
 /// The interface of a gateway that leads to the underlay.
-pub(crate) const UPLINK: &str = "eth0";
+pub const UPLINK: &str = "eth0";
 /// The namespace and the bridge of a switched underlay.
 const UNDERLAY: &str = "underlay";
 /// Ports of a bridge that are about to forward need a moment.
@@ -319,33 +319,50 @@ impl Lab {
         Ok(daemons)
     }
 
-    /// Joins all bridges by plain veth pairs, gw-a in the middle: a reference without any overlay.
+    /// Joins all bridges by plain veth pairs, gw-a in the middle, for as long as the lab lives: a reference without any
+    /// overlay.
     pub fn join_by_veth(&self) -> Result<()> {
-        let (hub, others) = self.gateways.split_first().expect("a lab has gateways");
-        for other in others {
-            let (port, far) = (format!("x-{}", other.name()), other.netns().name());
-            hub.netns().ip(&format!("link add {port} master {BRIDGE} up type veth peer name x netns {far}"))?;
-            other.netns().ip(&format!("link set x master {BRIDGE} up"))?;
-            hub.netns().wait_forwarding(&port, PORT_READY)?;
-            other.netns().wait_forwarding("x", PORT_READY)?;
-        }
-        Ok(())
+        self.veth_joint(1500).map(Joint::keep)
     }
 
-    /// Joins all bridges by the kernel's VXLAN over the underlay: a reference overlay.
+    /// Joins all bridges by the kernel's VXLAN over the underlay, for as long as the lab lives: a reference overlay.
     pub fn join_by_vxlan(&self) -> Result<()> {
+        self.vxlan_joint(None).map(Joint::keep)
+    }
+
+    /// Joins all bridges by plain veth pairs with this MTU, gw-a in the middle, until the value is dropped.
+    pub fn veth_joint(&self, mtu: u32) -> Result<Joint> {
+        let (hub, others) = self.gateways.split_first().expect("a lab has gateways");
+        let mut joint = Joint(Vec::new());
+        for other in others {
+            let (port, far) = (format!("x-{}", other.name()), other.netns().name());
+            hub.netns().ip(&format!("link add {port} mtu {mtu} type veth peer name x mtu {mtu} netns {far}"))?;
+            joint.add(hub, &port);
+            // Neither end has a carrier before both are up.
+            hub.netns().ip(&format!("link set {port} up"))?;
+            other.plug("x")?;
+            hub.plug(&port)?;
+        }
+        Ok(joint)
+    }
+
+    /// Joins all bridges by the kernel's VXLAN over the underlay, until the value is dropped. Without an MTU the kernel
+    /// chooses what the underlay can carry.
+    pub fn vxlan_joint(&self, mtu: Option<u32>) -> Result<Joint> {
+        let mtu = mtu.map_or(String::new(), |mtu| format!("mtu {mtu}"));
+        let mut joint = Joint(Vec::new());
         for gateway in &self.gateways {
             let (netns, local) = (gateway.netns(), gateway.underlay_ip());
-            netns.ip(&format!("link add vxlan0 type vxlan id 42 dev {UPLINK} local {local} dstport 4789"))?;
+            netns.ip(&format!("link add vxlan0 {mtu} type vxlan id 42 dev {UPLINK} local {local} dstport 4789"))?;
+            joint.add(gateway, "vxlan0");
             for other in self.gateways.iter().filter(|other| other.index() != gateway.index()) {
                 let remote = other.underlay_ip().to_string();
                 let everyone = ["bridge", "fdb", "append", "00:00:00:00:00:00"];
                 netns.run(everyone.into_iter().chain(["dev", "vxlan0", "dst", &remote]))?;
             }
-            netns.ip(&format!("link set vxlan0 master {BRIDGE} up"))?;
-            netns.wait_forwarding("vxlan0", PORT_READY)?;
+            gateway.plug("vxlan0")?;
         }
-        Ok(())
+        Ok(joint)
     }
 
     /// Makes the path to one gateway a black hole for larger packets: the switch drops them without a word, while the
@@ -360,5 +377,31 @@ impl Lab {
     /// fixed name.
     pub fn keep(&self) {
         self.run.keep();
+    }
+}
+
+/// Interfaces that join bridges. Dropping it removes them, and with them the ports that they are.
+#[derive(Debug)]
+#[must_use = "dropping it parts the bridges again"]
+pub struct Joint(Vec<(Gateway, String)>);
+
+impl Joint {
+    fn add(&mut self, gateway: &Gateway, interface: &str) {
+        self.0.push((gateway.clone(), interface.to_owned()));
+    }
+
+    /// Lets the interfaces live as long as the lab.
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Joint {
+    fn drop(&mut self) {
+        for (gateway, interface) in &self.0 {
+            if let Err(error) = gateway.remove_link(interface) {
+                eprintln!("removing {interface} from {}: {error}", gateway.name());
+            }
+        }
     }
 }

@@ -12,6 +12,11 @@ pub type Outcome = Result<(), Failed>;
 
 /// A test that is visibly ignored where it cannot run.
 pub fn trial(name: &str, available: &Result<(), String>, test: fn() -> Outcome) -> Trial {
+    trial_of(name, available, test)
+}
+
+/// The same for a test that remembers what it is about.
+pub fn trial_of(name: &str, available: &Result<(), String>, test: impl FnOnce() -> Outcome + Send + 'static) -> Trial {
     match available {
         Ok(()) => Trial::test(name, test),
         Err(reason) => Trial::test(format!("{name} (ignored: {reason})"), test).with_ignored_flag(true),
