@@ -1,0 +1,72 @@
+//! `ipop` itself.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ipop_lab::{Daemon, Gateway, Lab, ipop_available, ipop_binary};
+use serde_json::Value;
+
+use super::daemon::{last_lines, version_of};
+use super::{Kind, Missing, Running, system};
+use crate::error::{Error, Result};
+use crate::result::{Category, System};
+
+/// The daemons must hear of each other within this time.
+const PEERS_UP: Duration = Duration::from_secs(15);
+
+/// One way to configure it.
+pub(super) struct Ipop {
+    id: &'static str,
+    label: &'static str,
+    /// Changes the default configuration of a gateway.
+    change: fn(&mut Value),
+}
+
+/// Each is measured on its own. The workers are not pinned, as nothing else in a comparison is.
+pub(super) const MODES: [Ipop; 1] =
+    [Ipop { id: "ipop-clear", label: "ipop, clear text", change: |config| config["sec"] = false.into() }];
+
+impl Kind for Ipop {
+    fn system(&self) -> System {
+        static VERSION: OnceLock<Option<String>> = OnceLock::new();
+        let version = VERSION.get_or_init(|| version_of(&ipop_binary().ok()?, "--version"));
+        system(self.id, self.label, Category::Ipop, version.clone())
+    }
+
+    fn missing(&self) -> Option<Missing> {
+        ipop_available().err().map(Missing::beyond_help)
+    }
+
+    fn start(&self, lab: &Lab, inner_mtu: u32) -> Result<Box<dyn Running>> {
+        let start = |gateway: &Gateway| {
+            let mut config = gateway.config();
+            config["mtu"] = inner_mtu.into();
+            (self.change)(&mut config);
+            gateway.start_ipop(&config)
+        };
+        let daemons = lab.gateways().iter().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
+        for daemon in &daemons {
+            daemon.wait_peers_up(PEERS_UP)?;
+        }
+        Ok(Box::new(Daemons(daemons)))
+    }
+}
+
+struct Daemons(Vec<Daemon>);
+
+impl Running for Daemons {
+    fn processes(&self) -> Vec<(String, u32)> {
+        self.0.iter().map(|daemon| (name(daemon), daemon.pid())).collect()
+    }
+
+    fn check(&mut self) -> Result<()> {
+        match self.0.iter_mut().find_map(|daemon| (!daemon.is_running()).then_some(daemon)) {
+            Some(daemon) => Err(Error::other(format!("{} has ended:\n{}", name(daemon), last_lines(&daemon.log())))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn name(daemon: &Daemon) -> String {
+    format!("ipop {}", daemon.gateway().name())
+}
