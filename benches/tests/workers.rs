@@ -1,0 +1,151 @@
+//! Two whole workers allocate nothing once they run: their parts that no workload can reach included.
+//!
+//! ```text
+//!   test ── seqpacket pair ── worker ══ UDP on 127.0.0.1 ══ worker ── seqpacket pair ── test
+//! ```
+// One test in this program: the allocations of all other threads are counted.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipop_benches::allocations::{self, Counting};
+use ipop_benches::{ETHERNET_DATAGRAM, LOCAL, REMOTE, arp_request, plain, tcp, udp};
+use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::ending::{Class, Ending};
+use ipop_dataplane::event::{Events, Wake};
+use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
+use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::underlay;
+use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
+use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NETWORK: u32 = 3;
+const FLOOD_RATE: u64 = 1_000_000;
+const PORT_BUFFER: usize = 4 << 20;
+/// Rounds before anything is counted: lanes are heard of, libraries make what they make at first use.
+const WARM_UP: usize = 20;
+const ROUNDS: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(5);
+const STRANGER: MacAddr = MacAddr([0x00, 0x16, 0x3e, 0, 0x02, 0x05]);
+
+struct Nobody;
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
+
+struct Side {
+    port: OwnedFd,
+    worker: Worker,
+    events: Arc<Events>,
+}
+
+/// The gateway of `home`, with the one of `away` as its only peer.
+fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, away]: [MacAddr; 2]) -> Side {
+    let (macs, mut writer) = MacTable::new(16, [5, 6]);
+    for (mac, owner) in [(home, Owner::Local), (away, Owner::Peer(PeerId(0)))] {
+        writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).expect("there is room");
+    }
+    let view =
+        PeerView { address: peer, their_session: theirs, our_session: ours, up: true, max_datagram: ETHERNET_DATAGRAM };
+    let events = Arc::new(Events::new(Box::new(Nobody)));
+    let (port, inner) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).expect("a socket pair");
+    for end in [&port, &inner] {
+        setsockopt(end, sockopt::SndBuf, &PORT_BUFFER).expect("the buffer is set");
+    }
+    let config = WorkerConfig { lane: 0, cpu: None, network: NETWORK, flood_rate: FLOOD_RATE, epoch: Instant::now() };
+    let shared = Shared { macs, events: events.clone() };
+    let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
+    Side { port, worker: worker.expect("io_uring is needed"), events }
+}
+
+fn pair() -> [Side; 2] {
+    let loopback = "127.0.0.1:0".parse().expect("an address");
+    let mut sockets = (0..2).map(|_| underlay::bind(loopback, 1).expect("a socket").remove(0));
+    let (a, b) = (sockets.next().expect("one"), sockets.next().expect("two"));
+    let addresses = [&a, &b].map(|socket| socket.local_addr().expect("it is bound"));
+    let [at_a, at_b] = [1, 2].map(|random| session_index(PeerId(0), random));
+    [side(a, addresses[1], [at_a, at_b], [LOCAL, REMOTE]), side(b, addresses[0], [at_b, at_a], [REMOTE, LOCAL])]
+}
+
+impl Side {
+    /// Waits until something came out of the port; how many octets the frame has.
+    fn receive(&self, buffer: &mut [u8]) -> Option<usize> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            match nix::unistd::read(&self.port, buffer) {
+                Ok(len) => return Some(len - VNET_HEADER_LEN),
+                Err(nix::errno::Errno::EAGAIN) => std::thread::sleep(Duration::from_micros(50)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        None
+    }
+
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let counters = &self.worker.stats.counters;
+        let dropped = Ending::ALL.iter().filter(|ending| ending.class() == Class::Dropped);
+        dropped.map(|ending| (ending.name(), counters.get(*ending))).filter(|(_, count)| *count > 0).collect()
+    }
+
+    fn count(&self, ending: Ending) -> u64 {
+        self.worker.stats.counters.get(ending)
+    }
+}
+
+/// Sends one frame of each kind and waits until what must arrive has arrived.
+fn round(a: &Side, b: &Side, frames: &[(Vec<u8>, bool)], buffer: &mut [u8]) {
+    for (frame, travels) in frames {
+        nix::unistd::write(&a.port, frame).expect("the port takes it");
+        // A super-frame may come in parts, each with all headers.
+        let mut arrived = 0;
+        while *travels && arrived < frame.len() - VNET_HEADER_LEN {
+            let part = b.receive(buffer);
+            arrived += part.unwrap_or_else(|| panic!("lost; {:?} {:?}", a.drops(), b.drops()));
+        }
+    }
+    for side in [a, b] {
+        while side.events.pop().is_some() {}
+    }
+}
+
+#[test]
+fn workers_allocate_nothing() {
+    const SUPER_PAYLOAD: usize = 60_000;
+    const GSO_SIZE: u16 = 1448;
+    const DHCP_CLIENT: u16 = 68;
+    const SOME_PORT: u16 = 5201;
+    let [a, b] = pair();
+    let mut buffer = vec![0; 70_000];
+    // Those that arrive nowhere come first: when a later one has arrived, they are done with.
+    let frames = [
+        // To the control thread.
+        (arp_request(), false),
+        // Dropped.
+        (plain(MacAddr::BROADCAST, REMOTE, 100), false),
+        (tcp(0, 0), true),
+        (tcp(1200, 0), true),
+        (tcp(SUPER_PAYLOAD, GSO_SIZE), true),
+        // In pieces.
+        (udp(SOME_PORT, 8000), true),
+        // With a checksum that is finished.
+        (udp(DHCP_CLIENT, 300), true),
+        (plain(LOCAL, MacAddr::BROADCAST, 100), true),
+        // Unknown at both ends: news to the control thread, a flood.
+        (plain(STRANGER, MacAddr([2, 0, 0, 0, 0, 9]), 100), true),
+    ];
+    (0..WARM_UP).for_each(|_| round(&a, &b, &frames, &mut buffer));
+    let before = allocations::elsewhere();
+    assert!(before > 0, "they make at the start what they need, and that is seen");
+    (0..ROUNDS).for_each(|_| round(&a, &b, &frames, &mut buffer));
+    assert_eq!(allocations::elsewhere() - before, 0, "the workers allocated");
+    let rounds = (WARM_UP + ROUNDS) as u64;
+    assert_eq!(a.count(Ending::Flooded), rounds, "what was meant to happen happened");
+    assert_eq!((a.count(Ending::ToControl), a.count(Ending::BadSource)), (rounds, rounds));
+}
