@@ -74,9 +74,25 @@ fn run(command: &[String]) -> Result<()> {
 /// Measures all systems in all rounds: A B C, A B C, and so on, so that what changes on the machine with time changes
 /// for all. Writes the result after every round, and gives it at the end.
 pub fn measure(plan: &Plan, kinds: &[Box<dyn Kind>], progress: &mut Progress) -> Result<ResultFile> {
+    prepare(&plan.out)?;
+    let file = measure_into(plan, kinds, progress);
+    // Not if there is a round in it already.
+    let _ = std::fs::remove_dir(&plan.out);
+    file
+}
+
+/// The directory for a result. One that has a result already is not written over.
+pub fn prepare(out: &Path) -> Result<()> {
+    let result = out.join("result.json");
+    if result.exists() {
+        return Err(Error::other(format!("{} exists already: give another --out", result.display())));
+    }
+    std::fs::create_dir_all(out).context(format!("creating {}", out.display()))
+}
+
+fn measure_into(plan: &Plan, kinds: &[Box<dyn Kind>], progress: &mut Progress) -> Result<ResultFile> {
     let began = SystemTime::now();
     let start = Instant::now();
-    std::fs::create_dir_all(&plan.out).context(format!("creating {}", plan.out.display()))?;
     let mut fingerprint = Fingerprint::of_this_machine();
     for kind in kinds {
         let system = kind.system();

@@ -71,7 +71,11 @@ impl Watch {
 
     /// The first of these processes that is gone.
     pub fn gone(&self) -> Option<&str> {
-        let lives = |pid: u32| self.proc.join(pid.to_string()).exists();
+        let lives = |pid: u32| {
+            let stat = fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).unwrap_or_default();
+            // One that has ended and that its parent has not asked about yet is in state Z.
+            stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+        };
         self.pids.iter().find(|(_, pid)| !lives(*pid)).map(|(name, _)| name.as_str())
     }
 }

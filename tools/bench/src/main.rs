@@ -213,6 +213,10 @@ fn run(arguments: Run) -> Result<ExitCode> {
         Some(rate) => Scenario::steady(rate, arguments.size, arguments.seconds)?,
         None => arguments.what.load("full", "quick")?,
     };
+    if let Some(out) = &arguments.out {
+        // Better now than when all is measured.
+        compare::prepare(out)?;
+    }
     let watch = Watch::new(&arguments.proc, arguments.watch, "ipop-bench run");
     let (began, start, started) = (SystemTime::now(), Instant::now(), compare::now());
     let mut session = Session::connect(arguments.to, watch)?;

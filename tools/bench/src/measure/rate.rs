@@ -129,6 +129,7 @@ pub(super) fn search(
     let (mut low, mut high) = (0.0, most);
     let mut trials = Vec::new();
     let mut best: Option<Outcome> = None;
+    // Whether the best trial could have been offered more, if there had been a better generator.
     let mut generator_bound = false;
     for number in 0..search.trials {
         // RFC 2544 begins at the maximum.
@@ -143,12 +144,12 @@ pub(super) fn search(
             low = low.max(packets.offered.min(wanted));
             if best.as_ref().is_none_or(|best| packets.offered > best.packets.offered) {
                 best = Some(outcome);
+                generator_bound = !held || number == 0;
             }
         }
         if !passed || !held {
             high = high.min(wanted);
         }
-        generator_bound = passed && (!held || number == 0);
         if number == 0 && passed {
             break;
         }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{PROTOCOL, Reply, Request, Wire, boot_id};
+use super::{PROTOCOL, Reply, Request, Wire, switches};
 use crate::cpu::{Reading, Watch, Window};
 use crate::error::{Context, Error, Result};
 use crate::result::Cpu;
@@ -50,10 +50,12 @@ impl Session {
         stream.set_read_timeout(Some(ANSWER)).context("setting a timeout")?;
         let local = stream.local_addr().context("asking for the own address")?;
         let mut wire = Wire::new(stream)?;
+        let before = switches();
         wire.write(&Request::Hello { protocol: PROTOCOL, version: env!("CARGO_PKG_VERSION").into() })?;
-        let Reply::Hello { protocol, version, mac, mtu, boot_id: theirs } = answer(&mut wire)? else {
+        let Reply::Hello { protocol, version, mac, mtu, switches: theirs } = answer(&mut wire)? else {
             return Err(Error::other(format!("{remote} answers, but it is no ipop-bench")));
         };
+        let after = switches();
         if protocol != PROTOCOL {
             return Err(Error::other(format!(
                 "the other end speaks protocol {protocol} (ipop-bench {version}), and this one protocol {PROTOCOL} \
@@ -65,7 +67,7 @@ impl Session {
         if link.mtu != mtu {
             eprintln!("ipop-bench: the MTU is {} here and {mtu} at the other end; large frames may be lost", link.mtu);
         }
-        let same_machine = theirs == boot_id();
+        let same_machine = (before..=after).contains(&theirs);
         Ok(Self { wire, remote, local, link, remote_mac: mac, same_machine, watch, next_tag: first_tag() })
     }
 

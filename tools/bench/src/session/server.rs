@@ -1,14 +1,14 @@
 //! `ipop-bench serve`: the passive end.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{PROTOCOL, Reply, Request, Wire, boot_id};
+use super::{PROTOCOL, Reply, Request, Wire, switches};
 use crate::cpu::Watch;
 use crate::error::{Context, Error, Result};
 use crate::traffic::arp::Responder;
@@ -34,9 +34,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens for `run`.
+    /// Listens for `run`. All addresses means those of both families, or of IPv4 where the kernel has nothing else.
     pub fn bind(address: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        let listener = match TcpListener::bind(address) {
+            Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+            }
+            bound => bound,
+        };
+        let listener = listener.map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => Error::other(format!(
                 "{address} is taken: does another ipop-bench serve run here? Or give --listen another port"
             )),
@@ -156,7 +162,7 @@ impl Session {
                 version: env!("CARGO_PKG_VERSION").into(),
                 mac: self.link.mac,
                 mtu: self.link.mtu,
-                boot_id: boot_id(),
+                switches: switches(),
             }),
             Request::Cpu => Ok(Reply::Cpu(self.watch.read())),
             Request::ReceiveFlows { flows, tag } => self.listen(flows, tag, Role::Receive),

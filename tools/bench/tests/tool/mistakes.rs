@@ -38,7 +38,7 @@ fn answers(netns: &Netns, text: &'static str) -> Result<(), Failed> {
 
 pub(crate) fn other_version() -> Outcome {
     let bench = Bench::by_cable()?;
-    let hello = "{\"reply\":\"hello\",\"protocol\":99,\"version\":\"9.9.9\",\"mac\":[2,0,0,0,0,1],\"mtu\":1400,\"boot_id\":\"x\"}\n";
+    let hello = "{\"reply\":\"hello\",\"protocol\":99,\"version\":\"9.9.9\",\"mac\":[2,0,0,0,0,1],\"mtu\":1400,\"switches\":1}\n";
     answers(bench.far.netns(), hello)?;
     fails(&bench.run(&[]), 2, &["protocol 99 (ipop-bench 9.9.9)", "use the same version on both ends"])?;
     // And the other way round: an older client at a newer server. The port is held until the last one hangs up.
@@ -147,7 +147,10 @@ pub(crate) fn arguments() -> Outcome {
     let broken = file("broken.json", "{}")?;
     let newer = file("newer.json", "{\"schema\": 99}")?;
     let scenario = file("scenario.json", "{\"name\": \"x\", \"about\": \"\", \"tpc\": {}}")?;
-    let cases: [(&[&str], &[&str]); 10] = [
+    let taken = dir.path().display().to_string();
+    file("result.json", "{}")?;
+    let cases: [(&[&str], &[&str]); 11] = [
+        (&["run", "--to", NEAR, "--out", &taken], &["result.json exists already", "another --out"]),
         (&[], &["Usage"]),
         (&["run"], &["--to"]),
         (&["run", "--to", "no such host"], &["--to"]),
