@@ -117,7 +117,7 @@ fn odd_numbers_do_no_harm() {
         for (index, figure) in measurement.figures.iter_mut().enumerate() {
             figure.value = [0.0, f64::NAN, f64::INFINITY, 1e-300, 1e300][index % 5];
             if let Detail::Latency(detail) = &mut figure.detail {
-                detail.latency.buckets.clear();
+                detail.latency.histogram.reset();
                 detail.latency.count = 0;
             }
         }

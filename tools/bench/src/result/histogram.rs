@@ -16,7 +16,7 @@ const DIGITS: u8 = 3;
 /// The longest time that is told apart, in nanoseconds; longer ones count as this long.
 const LONGEST: u64 = 60_000_000_000;
 
-/// A distribution as it stands in a result: the usual percentiles in nanoseconds, and every bucket that is not empty.
+/// A distribution as it stands in a result: the usual percentiles in nanoseconds, and all of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// How many times were recorded.
@@ -33,8 +33,9 @@ pub struct Latency {
     pub max: u64,
     /// The mean.
     pub mean: f64,
-    /// Nanoseconds and how often: the buckets of the histogram.
-    pub buckets: Vec<(u64, u64)>,
+    /// The histogram of nanoseconds; in JSON as text, in the compressed format of `.hlog` files.
+    #[serde(with = "as_text")]
+    pub histogram: Histogram<u64>,
 }
 
 /// An empty histogram of nanoseconds.
@@ -58,15 +59,33 @@ impl From<&Histogram<u64>> for Latency {
             p999: at(0.999),
             max: histogram.max(),
             mean: histogram.mean(),
-            buckets: histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect(),
+            histogram: histogram.clone(),
         }
     }
 }
 
-impl Latency {
-    /// The histogram again: buckets of several can be added up.
-    pub fn histogram(&self) -> Histogram<u64> {
-        merge([self])
+/// HdrHistogram's format V2 with DEFLATE, in base 64.
+mod as_text {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use hdrhistogram::Histogram;
+    use hdrhistogram::serialization::{Deserializer as Decoder, Serializer as _, V2DeflateSerializer};
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(histogram: &Histogram<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut bytes = Vec::new();
+        let encoded = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
+        encoded.map_err(|error| S::Error::custom(format!("{error:?}")))?;
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Histogram<u64>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes = STANDARD.decode(text).map_err(D::Error::custom)?;
+        let decoded = Decoder::new().deserialize(&mut bytes.as_slice());
+        decoded.map_err(|error| D::Error::custom(format!("no histogram: {error:?}")))
     }
 }
 
@@ -89,8 +108,10 @@ pub fn save(histogram: &Histogram<u64>, stem: &Path, began: SystemTime, lasted: 
 /// All recorded times of several distributions in one histogram.
 pub fn merge<'a>(all: impl IntoIterator<Item = &'a Latency>) -> Histogram<u64> {
     let mut sum = new();
-    for &(value, count) in all.into_iter().flat_map(|latency| &latency.buckets) {
-        sum.saturating_record_n(value.max(1), count);
+    for latency in all {
+        for step in latency.histogram.iter_recorded() {
+            sum.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+        }
     }
     sum
 }
@@ -118,4 +139,25 @@ fn percentiles(histogram: &Histogram<u64>, unit: f64) -> String {
     let _ =
         writeln!(text, "#[Max     = {:12.3}, Total count    = {:12}]", histogram.max() as f64 / unit, histogram.len());
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_keeps_all_of_it() {
+        let mut histogram = new();
+        for nanoseconds in [0, 1, 900, 77_000, 77_001, 5_000_000, u64::MAX] {
+            record(&mut histogram, nanoseconds);
+        }
+        let latency = Latency::from(&histogram);
+        assert_eq!((latency.count, latency.p50), (7, histogram.value_at_quantile(0.5)));
+        let text = serde_json::to_string(&latency).expect("JSON");
+        let again: Latency = serde_json::from_str(&text).expect("the same");
+        assert_eq!(again, latency);
+        let broken = text.replace("HIST", "HOST");
+        assert!(serde_json::from_str::<Latency>(&broken).is_err());
+        assert_eq!(merge([&latency, &again]).len(), 14);
+    }
 }
