@@ -40,12 +40,19 @@ pub fn available(kinds: Vec<Box<dyn Kind>>, install: bool) -> Result<Vec<Box<dyn
     let mut able = Vec::new();
     for kind in kinds {
         let mut missing = kind.missing();
-        if let (Some(lack), true) = (&missing, install)
-            && let Some(command) = &lack.install
-        {
-            eprintln!("{}: {}; installing it: {}", kind.system().label, lack.reason, command.join(" "));
-            run(command)?;
-            missing = kind.missing();
+        // One thing may be missing behind the other.
+        while let Some(command) = missing.as_ref().filter(|_| install).and_then(|lack| lack.install.clone()) {
+            let lack = missing.as_ref().map_or("", |lack| &lack.reason);
+            eprintln!("{}: {lack}; installing it: {}", kind.system().label, command.join(" "));
+            if let Err(error) = run(&command) {
+                eprintln!("{error}");
+                break;
+            }
+            let now = kind.missing();
+            if now == missing {
+                break;
+            }
+            missing = now;
         }
         match missing {
             None => able.push(kind),

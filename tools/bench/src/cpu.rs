@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -85,17 +85,24 @@ impl Watch {
 pub struct Window {
     begun: Instant,
     before: Vec<Reading>,
+    lasted: Option<Duration>,
 }
 
 impl Window {
     /// Opens it, with one reading for each machine.
     pub fn open(before: Vec<Reading>) -> Self {
-        Self { begun: Instant::now(), before }
+        Self { begun: Instant::now(), before, lasted: None }
+    }
+
+    /// Notes that it ends here, although not all later readings are there yet.
+    #[must_use]
+    pub fn end(self) -> Self {
+        Self { lasted: Some(self.begun.elapsed()), ..self }
     }
 
     /// Closes it, with the later readings of the same machines.
     pub fn close(self, after: &[Reading]) -> Cpu {
-        let window = self.begun.elapsed().as_secs_f64();
+        let window = self.lasted.unwrap_or_else(|| self.begun.elapsed()).as_secs_f64();
         let mut cpu = Cpu { window, machine: 0.0, processes: BTreeMap::new(), bits: None, packets: None };
         for (before, after) in self.before.iter().zip(after) {
             cpu.machine += (after.machine - before.machine).max(0.0);
@@ -141,7 +148,7 @@ mod tests {
     fn work_is_seen() {
         let watch = Watch::new(Path::new("/proc"), vec![("test".into(), std::process::id())], "own");
         let window = Window::open(vec![watch.read()]);
-        let end = Instant::now() + std::time::Duration::from_millis(200);
+        let end = Instant::now() + Duration::from_millis(200);
         let mut sum = 0u64;
         while Instant::now() < end {
             sum = std::hint::black_box(sum.wrapping_mul(3).wrapping_add(1));

@@ -21,6 +21,8 @@ const PROGRAM_INSIDE: &str = "/usr/bin/ipop-bench";
 const PROC_INSIDE: &str = "/host-proc";
 /// The underlay's MTU.
 const UNDERLAY_MTU: u32 = 1500;
+/// The containers' MTU, unless the scenario has another.
+const USUAL_INNER_MTU: u32 = 1400;
 /// A system must carry a ping within this time after it was started.
 const REACHABLE: Duration = Duration::from_secs(20);
 /// `serve` must listen within this time.
@@ -40,8 +42,7 @@ pub struct Pins {
 /// The lab. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Bench {
-    // Dropped in this order: processes, containers, gateways.
-    serve: Process,
+    // Dropped in this order: containers, gateways.
     near: Container,
     far: Container,
     lab: Lab,
@@ -57,7 +58,7 @@ impl Bench {
     pub fn build(inner_mtu: u32, pins: Option<Pins>) -> Result<Self> {
         ipop_lab::lab_available().map_err(|reason| Error::other(format!("no lab can be built here: {reason}")))?;
         ipop_lab::clean_stale()?;
-        let inner_mtu = if inner_mtu == 0 { UNDERLAY_MTU } else { inner_mtu };
+        let inner_mtu = if inner_mtu == 0 { USUAL_INNER_MTU } else { inner_mtu };
         let own = env::current_exe().context("finding the running program")?;
         let lxc = lxc_available();
         let (kind, program, proc) = match lxc {
@@ -74,12 +75,17 @@ impl Bench {
                 .start()
         };
         let (near, far) = (container(0, "near", NEAR)?, container(1, "far", FAR)?);
-        let listen = format!("{FAR}:{PORT}");
-        let mut line = vec![program.clone(), "serve".into(), "--listen".into(), listen];
-        line.extend(pin(pins.map(|pins| pins.far)));
-        let mut serve = far.spawn(line)?;
+        Ok(Self { near, far, lab, program, proc: proc.to_owned(), inner_mtu, pins, lxc })
+    }
+
+    /// Starts `serve`. Each system gets one of its own: it may die and leave the other end waiting for a `run` that has
+    /// long gone.
+    fn serve(&self) -> Result<Process> {
+        let mut line = vec![self.program.clone(), "serve".into(), "--listen".into(), format!("{FAR}:{PORT}")];
+        line.extend(pin(self.pins.map(|pins| pins.far)));
+        let mut serve = self.far.spawn(line)?;
         serve.wait_for_stdout("listening", LISTENING)?;
-        Ok(Self { serve, near, far, lab, program, proc: proc.to_owned(), inner_mtu, pins, lxc })
+        Ok(serve)
     }
 
     /// Notes how the lab is set up.
@@ -126,10 +132,8 @@ impl Bench {
         scenario: &Scenario,
         note: &mut dyn FnMut(&str),
     ) -> Result<Measurement> {
-        if let Some(status) = self.serve.ended()? {
-            return Err(Error::other(format!("ipop-bench serve has ended ({status}): {}", self.serve.stderr())));
-        }
         note("starts");
+        let mut serve = self.serve()?;
         let mut running = kind.start(&self.lab, self.inner_mtu)?;
         self.wait_reachable()?;
         running.check()?;
@@ -145,8 +149,14 @@ impl Bench {
         let output = follow(&self.near.command(line), limit, note)?;
         // Its own words explain more than what the other end noticed.
         running.check()?;
-        let stdout = output.into_stdout()?;
-        let mut file: ResultFile = serde_json::from_str(&stdout)
+        if let Some(status) = serve.ended()? {
+            return Err(Error::other(format!("ipop-bench serve has ended ({status}): {}", serve.stderr())));
+        }
+        if !output.success() {
+            let reason = output.stderr.lines().last().unwrap_or_default();
+            return Err(Error::other(reason.strip_prefix("ipop-bench: ").unwrap_or(reason)));
+        }
+        let mut file: ResultFile = serde_json::from_str(&output.stdout)
             .map_err(|error| Error::other(format!("ipop-bench run gave no result: {error}")))?;
         file.measurements.pop().ok_or_else(|| Error::other("ipop-bench run gave no measurement"))
     }

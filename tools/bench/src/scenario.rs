@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, Result, read};
+use crate::traffic::sequence::NUMBERS;
 
 /// The scenarios that come with the program.
 const BUILT_IN: [(&str, &str); 4] = [
@@ -24,7 +25,7 @@ pub struct Scenario {
     pub name: String,
     /// What it is for.
     pub about: String,
-    /// The MTU of the containers, where `ipop-bench` makes them. 0: leave it as it is.
+    /// The MTU of the containers, where `ipop-bench` makes them. 0: 1400, which all overlays can carry.
     #[serde(default)]
     pub inner_mtu: u32,
     /// TCP throughput.
@@ -271,6 +272,9 @@ impl Scenario {
             time("steady.seconds", steady.seconds)?;
             if !(1.0..=1e8).contains(&steady.rate) {
                 return Err(format!("steady.rate: {} is not between 1 and 10^8 packets per second", steady.rate));
+            }
+            if steady.rate * steady.seconds > NUMBERS as f64 {
+                return Err(format!("steady: more than {NUMBERS} packets cannot be told apart"));
             }
         }
         if let Some(search) = &self.lossless {

@@ -67,7 +67,11 @@ pub(super) fn open_loop(bench: &mut Bench<'_>, open_loop: &OpenLoop, load: u32, 
         return Ok(());
     };
     let wanted = limit * f64::from(load) / 100.0;
-    let probe = (wanted / open_loop.probes_per_second).ceil().max(1.0) as u64;
+    let mut probe = (wanted / open_loop.probes_per_second).ceil().max(1.0) as u64;
+    // Of a mix of sizes all sizes ask in turn.
+    while open_loop.size == Size::Imix && (probe.is_multiple_of(2) || probe.is_multiple_of(3)) {
+        probe += 1;
+    }
     let session = &mut *bench.session;
     let (tag, size, kind) = (session.tag(), open_loop.size, PacketKind::Udp);
     let to = session.listen(&Request::ReceivePackets { kind, size, mtu: session.link.mtu, tag })?;
@@ -78,17 +82,17 @@ pub(super) fn open_loop(bench: &mut Bench<'_>, open_loop: &OpenLoop, load: u32, 
     let clock = Clock::start();
     let stop = AtomicBool::new(false);
     let time = Duration::from_secs_f64(open_loop.seconds);
-    let (sent, echoes) = thread::scope(|scope| {
+    let (sent, counted, echoes) = thread::scope(|scope| {
         let listening = scope.spawn(|| collect(&socket, tag, clock, &stop));
         let sent = generator.run(Pace::Rate(wanted), time, probe, clock);
         // The receiver at the other end waits until it is quiet, and with it so do we.
         let counted = rate::stop(bench);
         stop.store(true, Ordering::Release);
         let echoes = listening.join().map_err(|_| Error::other("a thread panicked")).and_then(|echoes| echoes);
-        counted.and(sent).and_then(|sent| Ok((sent, echoes?)))
+        Ok::<_, Error>((sent?, counted?, echoes?))
     })?;
     let mut cpu = bench.session.close_window(window)?;
-    cpu.packets = Some(sent.packets as f64);
+    cpu.packets = Some(counted.unique as f64);
     let mut detail = detail(sent.probes.saturating_sub(echoes.len()));
     detail.offered = Some(sent.rate());
     detail.late = Some(sent.lateness.value_at_quantile(0.5));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::result::Figure;
 use crate::scenario::{PacketKind, Scenario, Size};
 use crate::session::client::Session;
-use crate::traffic::packet::{MARK, cycle, overhead};
+use crate::traffic::packet::{cycle, unfit};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -109,17 +109,7 @@ impl Bench<'_> {
     /// Why frames of this size cannot be sent here, if they cannot.
     fn unfit(&self, kind: PacketKind, size: Size) -> Option<String> {
         let mtu = self.session.link.mtu;
-        let shortest = overhead(kind, self.session.remote.is_ipv6()) + MARK;
-        let longest = mtu + 14;
-        cycle(size, mtu).into_iter().find_map(|length| {
-            if length < shortest {
-                Some(format!("a {kind} frame has at least {shortest} bytes here"))
-            } else if length > longest {
-                Some(format!("a frame has at most {longest} bytes here (MTU {mtu})"))
-            } else {
-                None
-            }
-        })
+        unfit(kind, self.session.remote.is_ipv6(), &cycle(size, mtu), mtu)
     }
 }
 

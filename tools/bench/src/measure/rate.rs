@@ -17,12 +17,28 @@ use crate::traffic::socket::udp_socket;
 /// A generator that offers less than this share of what it was told to offer has reached its own limit.
 const HELD: f64 = 0.98;
 
+/// While nothing has passed, the next trial offers this share of the last.
+const DESCENT: f64 = 0.7;
+
+/// What full blast has shown, in packets per second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blasted {
+    offered: f64,
+    arrived: f64,
+}
+
 /// One stream of packets, and what became of it.
 struct Outcome {
     packets: Packets,
     /// Packets per second that arrived, each number once.
     rate: f64,
     cpu: Cpu,
+}
+
+impl Outcome {
+    fn blasted(&self) -> Blasted {
+        Blasted { offered: self.packets.offered, arrived: self.rate }
+    }
 }
 
 /// Sends one stream.
@@ -67,8 +83,8 @@ fn packets(sent: &Sent, counted: &Counted) -> Packets {
     }
 }
 
-/// Full blast. Gives the rate that was offered; `None` if nothing arrived.
-pub(super) fn blast(bench: &mut Bench<'_>, seconds: f64, kind: PacketKind, size: Size) -> Result<Option<f64>> {
+/// Full blast. Gives what was offered and what arrived; `None` if nothing did.
+pub(super) fn blast(bench: &mut Bench<'_>, seconds: f64, kind: PacketKind, size: Size) -> Result<Option<Blasted>> {
     one(bench, ids::blast(kind, size), Pace::Blast, seconds, kind, size)
 }
 
@@ -77,7 +93,7 @@ pub(super) fn steady(bench: &mut Bench<'_>, steady: &Steady, kind: PacketKind, s
     one(bench, ids::steady(kind, size), Pace::Rate(steady.rate), steady.seconds, kind, size).map(drop)
 }
 
-/// One stream, as a figure. Gives the rate that was offered; `None` if nothing arrived.
+/// One stream, as a figure. Gives what was offered and what arrived; `None` if nothing did.
 fn one(
     bench: &mut Bench<'_>,
     id: String,
@@ -85,18 +101,19 @@ fn one(
     seconds: f64,
     kind: PacketKind,
     size: Size,
-) -> Result<Option<f64>> {
+) -> Result<Option<Blasted>> {
     bench.begin(&id)?;
     if let Some(reason) = bench.unfit(kind, size) {
         bench.skip(&id, reason);
         return Ok(None);
     }
-    let Outcome { packets, rate, cpu } = stream(bench, kind, size, pace, seconds)?;
+    let outcome = stream(bench, kind, size, pace, seconds)?;
+    let blasted = outcome.blasted();
+    let Outcome { packets, rate, cpu } = outcome;
     if packets.received == 0 {
         bench.skip(&id, format!("none of {} packets arrived: are both ends on one layer-2 segment?", packets.sent));
         return Ok(None);
     }
-    let offered = packets.offered;
     bench.add(Figure {
         id,
         value: rate,
@@ -104,17 +121,21 @@ fn one(
         detail: Detail::Packets(packets),
         cpu: Some(cpu),
     });
-    Ok(Some(offered))
+    Ok(Some(blasted))
 }
 
-/// The binary search of RFC 2544, section 26.1, from nothing to `most`, which is measured if it is not known. Gives the
-/// rate that was found.
+/// The binary search of RFC 2544, section 26.1: first the most that can be offered, which is measured if it is not known,
+/// then what arrived of it, then between the highest rate that passed and the lowest that did not. Gives the rate that was
+/// found.
+///
+/// Halves are taken of the ratio, not of the difference: where ten times more is offered than passes, the steps would
+/// else be as wide as what is looked for.
 pub(super) fn search(
     bench: &mut Bench<'_>,
     search: &Search,
     kind: PacketKind,
     size: Size,
-    most: Option<f64>,
+    known: Option<Blasted>,
 ) -> Result<Option<f64>> {
     let id = ids::lossless(kind, size);
     bench.begin(&id)?;
@@ -122,18 +143,23 @@ pub(super) fn search(
         bench.skip(&id, reason);
         return Ok(None);
     }
-    let most = match most {
-        Some(most) => most,
-        None => stream(bench, kind, size, Pace::Blast, search.seconds)?.packets.offered,
+    let Blasted { offered: most, arrived } = match known {
+        Some(known) => known,
+        None => stream(bench, kind, size, Pace::Blast, search.seconds)?.blasted(),
     };
-    let (mut low, mut high) = (0.0, most);
+    let (mut low, mut high) = (0.0_f64, most);
     let mut trials = Vec::new();
     let mut best: Option<Outcome> = None;
     // Whether the best trial could have been offered more, if there had been a better generator.
     let mut generator_bound = false;
     for number in 0..search.trials {
-        // RFC 2544 begins at the maximum.
-        let wanted = if number == 0 { most } else { f64::midpoint(low, high) };
+        let wanted = match number {
+            // RFC 2544 begins at the maximum.
+            0 => most,
+            1 if arrived > 0.0 && arrived < high => arrived,
+            _ if low > 0.0 => (low * high).sqrt(),
+            _ => high * DESCENT,
+        };
         let outcome = stream(bench, kind, size, Pace::Rate(wanted), search.seconds)?;
         let packets = outcome.packets;
         let loss = packets.lost as f64 / packets.sent.max(1) as f64;

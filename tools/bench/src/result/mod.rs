@@ -167,7 +167,8 @@ pub struct Packets {
     pub reordered: u64,
     /// Of the lost ones, those that had reached the receiver's machine and found its socket full.
     pub socket_dropped: u64,
-    /// Packets that are none of the above: wrong length or content.
+    /// Packets that arrived with another length or content. Their numbers count as lost. A UDP packet whose checksum
+    /// shows the damage never arrives.
     pub damaged: u64,
     /// Packets per second that were offered.
     pub offered: f64,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use super::{PROTOCOL, Reply, Request, Wire, switches};
+use super::{PROTOCOL, Reply, Request, Wire, printable, switches};
 use crate::cpu::{Reading, Watch, Window};
 use crate::error::{Context, Error, Result};
 use crate::result::Cpu;
@@ -56,6 +56,7 @@ impl Session {
             return Err(Error::other(format!("{remote} answers, but it is no ipop-bench")));
         };
         let after = switches();
+        let version = printable(&version);
         if protocol != PROTOCOL {
             return Err(Error::other(format!(
                 "the other end speaks protocol {protocol} (ipop-bench {version}), and this one protocol {PROTOCOL} \
@@ -127,7 +128,7 @@ impl Session {
     /// Ends it.
     pub fn close_window(&mut self, window: Window) -> Result<Cpu> {
         // Ours at once, before the question costs anything.
-        let ours = self.watch.read();
+        let (ours, window) = (self.watch.read(), window.end());
         let theirs = self.their_reading()?;
         Ok(window.close(&self.combine(ours, theirs)))
     }
@@ -159,13 +160,13 @@ pub(crate) fn unexpected(reply: &Reply) -> Error {
 
 fn answer(wire: &mut Wire) -> Result<Reply> {
     match wire.read() {
-        Ok(Some(Reply::Error { text })) => Err(Error::other(text)),
+        Ok(Some(Reply::Error { text })) => Err(Error::other(printable(&text))),
         Ok(Some(reply)) => Ok(reply),
         Ok(None) => Err(Error::other("the other end has closed the connection: has ipop-bench serve been stopped?")),
         Err(Error::Io { source, .. }) if matches!(source.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Err(Error::other("the other end does not answer any more: is it, or the path to it, down?"))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(Error::other(printable(&error.to_string()))),
     }
 }
 

@@ -134,6 +134,11 @@ pub(crate) fn switches() -> u64 {
     stat.lines().find_map(|line| line.strip_prefix("ctxt ")?.trim().parse().ok()).unwrap_or_default()
 }
 
+/// Text of the other end, or about what it sent, without what a terminal would take for a command.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// One end of the conversation.
 #[derive(Debug)]
 pub(crate) struct Wire {

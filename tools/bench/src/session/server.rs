@@ -8,17 +8,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use super::{PROTOCOL, Reply, Request, Wire, switches};
+use super::{PROTOCOL, Reply, Request, Wire, printable, switches};
+use socket2::{SockRef, TcpKeepalive};
+
 use crate::cpu::Watch;
 use crate::error::{Context, Error, Result};
 use crate::traffic::arp::Responder;
 use crate::traffic::flows::{Flows, Role, accept};
-use crate::traffic::packet::{MARK, cycle, overhead};
+use crate::traffic::packet::{cycle, unfit};
 use crate::traffic::receiver::{Expected, Receiver};
 use crate::traffic::socket::Link;
 
-/// Whoever connects and says nothing for so long is gone.
-const SILENCE: Duration = Duration::from_secs(120);
+/// Whoever connects and does not say so soon what he wants is no `run`.
+const GREETING: Duration = Duration::from_secs(5);
+/// Whoever does not read our answers for so long is gone.
+const UNREAD: Duration = Duration::from_secs(15);
+/// A `run` is silent while it measures. TCP itself asks after this time, and then in these steps, whether it is there.
+const ALIVE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(3)];
 /// A window is not longer than a scenario may ask for.
 const LONGEST_WINDOW: f64 = 3700.0;
 /// More flows than a scenario may ask for are a mistake.
@@ -71,8 +77,7 @@ impl Server {
             };
             // A socket for both families tells IPv4 addresses in IPv6 form.
             let from = SocketAddr::new(from.ip().to_canonical(), from.port());
-            let Ok(mut wire) = stream.set_read_timeout(Some(SILENCE)).context("").and_then(|()| Wire::new(stream))
-            else {
+            let Ok(mut wire) = prepare(&stream).and_then(|()| Wire::new(stream)) else {
                 continue;
             };
             if self.busy.swap(true, Ordering::AcqRel) {
@@ -83,15 +88,25 @@ impl Server {
             let turn = Turn(Arc::clone(&self.busy));
             let note = note.clone();
             thread::spawn(move || {
-                let _turn = turn;
                 note(&format!("{from}: begins"));
-                match Session::new(wire).and_then(|mut session| session.serve()) {
+                match Session::new(wire, turn).and_then(|mut session| session.serve()) {
                     Ok(()) => note(&format!("{from}: done")),
-                    Err(error) => note(&format!("{from}: {error}")),
+                    Err(error) => note(&format!("{from}: {}", printable(&error.to_string()))),
                 }
             });
         }
     }
+}
+
+/// Nobody shall keep the others out by saying or reading nothing.
+fn prepare(stream: &TcpStream) -> Result<()> {
+    let [idle, interval] = ALIVE;
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    stream
+        .set_read_timeout(Some(GREETING))
+        .and_then(|()| stream.set_write_timeout(Some(UNREAD)))
+        .and_then(|()| SockRef::from(stream).set_tcp_keepalive(&keepalive))
+        .context("setting up a connection")
 }
 
 /// Lets the next one in when it is dropped.
@@ -119,15 +134,17 @@ enum Activity {
 
 #[derive(Debug)]
 struct Session {
+    // Dropped in this order: when the client sees the end of the connection, the next one is let in.
+    activity: Activity,
+    _turn: Turn,
     wire: Wire,
     local: IpAddr,
     link: Link,
     watch: Watch,
-    activity: Activity,
 }
 
 impl Session {
-    fn new(mut wire: Wire) -> Result<Self> {
+    fn new(mut wire: Wire, turn: Turn) -> Result<Self> {
         let local = wire.stream().local_addr().context("asking for the own address")?.ip().to_canonical();
         let link = match Link::with_address(local) {
             Ok(link) => link,
@@ -137,11 +154,13 @@ impl Session {
             }
         };
         let watch = Watch::new(Path::new("/proc"), Vec::new(), "ipop-bench serve");
-        Ok(Self { wire, local, link, watch, activity: Activity::None })
+        Ok(Self { activity: Activity::None, _turn: turn, wire, local, link, watch })
     }
 
     fn serve(&mut self) -> Result<()> {
         while let Some(request) = self.wire.read::<Request>()? {
+            let patience = Duration::from_secs_f64(LONGEST_WINDOW);
+            self.wire.stream().set_read_timeout(Some(patience)).context("setting a timeout")?;
             let reply = self
                 .answer(request)
                 .unwrap_or_else(|error| Reply::Error { text: format!("at the other end: {error}") });
@@ -168,15 +187,14 @@ impl Session {
             Request::ReceiveFlows { flows, tag } => self.listen(flows, tag, Role::Receive),
             Request::SendFlows { flows, tag } => self.listen(flows, tag, Role::Send),
             Request::CountFlows { seconds } => {
-                let (bytes, seconds) =
-                    self.flows()?.window(Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WINDOW)));
+                let seconds = Duration::from_secs_f64(seconds.clamp(0.0, LONGEST_WINDOW));
+                let (bytes, seconds) = self.flows()?.window(seconds)?;
                 Ok(Reply::Counted { bytes, seconds })
             }
             Request::ReceivePackets { kind, size, mtu, tag } => {
                 let lengths = cycle(size, mtu);
-                let shortest = overhead(kind, self.local.is_ipv6()) + MARK;
-                if lengths.iter().any(|&length| length < shortest) {
-                    return Err(Error::other(format!("a {kind} frame has at least {shortest} bytes here")));
+                if let Some(reason) = unfit(kind, self.local.is_ipv6(), &lengths, mtu) {
+                    return Err(Error::other(reason));
                 }
                 let expected = Expected { tag, kind, lengths };
                 let receiver = Receiver::start(&self.link, SocketAddr::new(self.local, 0), expected)?;
@@ -262,7 +280,10 @@ impl Echo {
 }
 
 fn send_back(mut stream: TcpStream, stop: &AtomicBool) {
-    if stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(Duration::from_millis(50)))).is_err() {
+    let glance = Some(Duration::from_millis(50));
+    let prepared = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(glance));
+    // An answer that is not read is the end of it.
+    if prepared.and_then(|()| stream.set_write_timeout(Some(UNREAD))).is_err() {
         return;
     }
     let mut block = vec![0; BLOCK];

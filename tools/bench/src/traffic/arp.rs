@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ipop_lab::arp::{Arp, Operation};
 use nix::sys::socket::{MsgFlags, send};
 
-use super::socket::{Inbox, Link};
+use super::socket::{Inbox, Link, drain};
 use crate::error::{Context, Result};
 
 /// ARP's EtherType (RFC 826).
@@ -98,6 +98,8 @@ impl Asker {
     /// From the request to the answer; `None` if none comes in time.
     pub fn ask(&mut self, target: Ipv4Addr, timeout: Duration) -> Result<Option<Duration>> {
         let request = Arp::request(self.mac, self.ip, target).frame();
+        // An answer that was sent twice, or came too late, is not the answer to this.
+        drain(self.socket.as_raw_fd(), &mut self.inbox)?;
         let start = Instant::now();
         send(self.socket.as_raw_fd(), &request, MsgFlags::empty()).context("sending an ARP request")?;
         while start.elapsed() < timeout {

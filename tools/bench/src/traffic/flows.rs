@@ -17,6 +17,8 @@ const BLOCK: usize = 128 << 10;
 const CONNECT: Duration = Duration::from_secs(5);
 /// A flow that moves nothing looks this often whether it shall stop.
 const GLANCE: Duration = Duration::from_millis(100);
+/// A flow introduces itself within this time after it has connected.
+const GREETING: Duration = Duration::from_secs(1);
 /// How long to wait for the next connection before looking again.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -61,24 +63,24 @@ pub fn accept(listener: &TcpListener, flows: u32, tag: u32) -> Result<Vec<TcpStr
     let end = Instant::now() + CONNECT;
     let mut streams = Vec::new();
     while streams.len() < flows as usize {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let absent = flows as usize - streams.len();
+            return Err(Error::other(format!("{absent} of {flows} TCP flows have not connected")));
+        }
         match listener.accept() {
             Ok((mut stream, _)) => {
                 let mut word = [0; 4];
+                // A stranger who says nothing gets a moment, and not all of the time.
                 let greeted = stream
                     .set_nonblocking(false)
-                    .and_then(|()| stream.set_read_timeout(Some(CONNECT)))
+                    .and_then(|()| stream.set_read_timeout(Some(left.min(GREETING))))
                     .and_then(|()| stream.read_exact(&mut word));
                 if greeted.is_ok() && word == tag.to_be_bytes() {
                     streams.push(stream);
                 }
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < end => thread::sleep(PAUSE),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return Err(Error::other(format!(
-                    "{} of {flows} TCP flows have not connected",
-                    flows as usize - streams.len()
-                )));
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
             Err(error) => return Err(error).context("accepting a TCP flow"),
         }
     }
@@ -106,12 +108,19 @@ impl Flows {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts the bytes of a window that begins now: bytes and seconds.
-    pub fn window(&self, time: Duration) -> (u64, f64) {
+    /// Counts the bytes of a window that begins now: bytes and seconds. An error if all flows end before it does.
+    pub fn window(&self, time: Duration) -> Result<(u64, f64)> {
         let (start, before) = (Instant::now(), self.bytes());
-        thread::sleep(time);
-        let after = self.bytes();
-        (after - before, start.elapsed().as_secs_f64())
+        loop {
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok((self.bytes() - before, start.elapsed().as_secs_f64()));
+            }
+            if self.threads.iter().all(JoinHandle::is_finished) {
+                return Err(Error::other("all TCP flows have ended before their time"));
+            }
+            thread::sleep(left.min(GLANCE));
+        }
     }
 
     /// Segments that were sent again, on all flows; `None` at the receiving end.

@@ -9,6 +9,7 @@ use hdrhistogram::Histogram;
 
 use super::Clock;
 use super::packet::{CYCLE, Mark, Route, Template, WANTS_ECHO, cycle};
+use super::sequence::NUMBERS;
 use super::socket::{BATCH, Link, outbox, send};
 use crate::error::{Error, Result};
 use crate::result::histogram;
@@ -20,6 +21,8 @@ const SLOTS: usize = BATCH - BATCH % CYCLE;
 /// The generator waits by sleeping down to this time before the next packet is due, and asks the clock for the rest: a
 /// timer may be late by so much.
 const SPIN: Duration = Duration::from_micros(10);
+/// A stream that was held up may take so much longer.
+const GRACE: Duration = Duration::from_millis(50);
 /// When the interface takes nothing for so long, something is wrong.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -79,9 +82,11 @@ impl Generator {
         let start = Instant::now();
         let begin = clock.of(start);
         let total = match pace {
-            Pace::Blast => u64::MAX,
-            Pace::Rate(rate) => (rate * time.as_secs_f64()).round().max(1.0) as u64,
+            Pace::Blast => NUMBERS,
+            Pace::Rate(rate) => (rate * time.as_secs_f64()).round().clamp(1.0, NUMBERS as f64) as u64,
         };
+        // A rate that cannot be reached is not made up for by sending for longer.
+        let enough = time + time / 20 + GRACE;
         let mut sent = Sent { packets: 0, probes: 0, seconds: 0.0, lateness: histogram::new() };
         let mut outbox = outbox();
         let mut progress = start;
@@ -90,6 +95,7 @@ impl Generator {
             let passed = now.duration_since(start);
             let due = match pace {
                 Pace::Blast if passed >= time => break,
+                Pace::Rate(_) if passed >= enough => break,
                 Pace::Blast => u64::MAX,
                 // At time 0 packet 0 is due.
                 Pace::Rate(rate) => ((passed.as_secs_f64() * rate) as u64 + 1).min(total),
@@ -157,6 +163,7 @@ fn wait(due: Instant, now: Instant) {
     if left > SPIN {
         thread::sleep(left - SPIN);
     } else {
-        std::hint::spin_loop();
+        // Whoever shares the core, such as the thread that receives the answers, shall not wait for us.
+        thread::yield_now();
     }
 }

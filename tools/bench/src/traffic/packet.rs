@@ -97,7 +97,7 @@ pub fn cycle(size: Size, mtu: usize) -> [usize; CYCLE] {
     match size {
         Size::Bytes(bytes) => [usize::from(bytes); CYCLE],
         Size::Imix => {
-            let (small, large) = (64, IMIX_LARGEST.min(mtu + ETHERNET));
+            let (small, large) = (64, IMIX_LARGEST.min(mtu.saturating_add(ETHERNET)));
             let medium = IMIX_MEDIUM.min(large);
             // Spread out, so that any few packets in a row are about the mix.
             [small, medium, small, small, medium, small, large, small, medium, small, medium, small]
@@ -114,6 +114,21 @@ pub fn overhead(kind: PacketKind, ipv6: bool) -> usize {
     }
 }
 
+/// Why frames of these lengths cannot be sent or cannot carry a mark, if so.
+pub fn unfit(kind: PacketKind, ipv6: bool, lengths: &[usize], mtu: usize) -> Option<String> {
+    let shortest = overhead(kind, ipv6) + MARK;
+    let longest = mtu.saturating_add(ETHERNET);
+    lengths.iter().find_map(|&length| {
+        if length < shortest {
+            Some(format!("a {kind} frame has at least {shortest} bytes here"))
+        } else if length > longest {
+            Some(format!("a frame has at most {longest} bytes here (MTU {mtu})"))
+        } else {
+            None
+        }
+    })
+}
+
 /// A frame in which only the mark changes from one packet to the next.
 #[derive(Debug, Clone)]
 pub struct Template {
@@ -128,11 +143,8 @@ impl Template {
     /// A frame of `length` bytes; an error if that is too short for the headers and a mark, or too long for the MTU.
     pub fn new(kind: PacketKind, route: &Route, length: usize, mtu: usize) -> Result<Self> {
         let payload = overhead(kind, route.to.is_ipv6());
-        if length < payload + MARK {
-            return Err(Error::other(format!("a {kind} frame has at least {} bytes here", payload + MARK)));
-        }
-        if length > mtu + ETHERNET {
-            return Err(Error::other(format!("a frame of {length} bytes does not fit the MTU of {mtu}")));
+        if let Some(reason) = unfit(kind, route.to.is_ipv6(), &[length], mtu) {
+            return Err(Error::other(reason));
         }
         let mut frame = Vec::with_capacity(length);
         frame.extend(route.destination);

@@ -35,7 +35,8 @@ pub struct Counted {
     pub duplicates: u64,
     /// Packets that arrived after one with a higher number.
     pub reordered: u64,
-    /// Packets of another length or content than was sent.
+    /// Packets of another length or content than was sent. The kernel drops a UDP packet whose checksum shows the damage:
+    /// that one is lost.
     pub damaged: u64,
     /// Packets that the kernel dropped at the socket.
     pub socket_dropped: u64,
@@ -121,7 +122,8 @@ fn receive(socket: &OwnedFd, expected: Expected, mac: [u8; 6], ipv6: bool, stop:
             }
             last = Instant::now();
             first.get_or_insert(last);
-            let mark = Mark::read(payload).filter(|_| payloads.contains(&payload.len()));
+            let expected_len = |mark: &Mark| payloads[(mark.number.get() % CYCLE as u64) as usize];
+            let mark = Mark::read(payload).filter(|mark| payload.len() == expected_len(mark));
             match mark.map(|mark| (mark, sequence.record(mark.number.get()))) {
                 None | Some((_, Arrival::Absurd)) => counted.damaged += 1,
                 Some((mark, Arrival::First)) if mark.flags.get() & WANTS_ECHO != 0 => {

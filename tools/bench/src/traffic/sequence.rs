@@ -1,7 +1,7 @@
 //! Which of the numbered packets arrived, how often, and in which order. Exact, not estimated.
 
 /// Packet numbers from here on are taken for damage: a bitmap for them would need more than 128 MiB.
-const NUMBERS: u64 = 1 << 30;
+pub const NUMBERS: u64 = 1 << 30;
 
 /// Counts the packets of one trial.
 #[derive(Debug, Default)]

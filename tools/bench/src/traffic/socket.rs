@@ -95,8 +95,7 @@ impl Link {
         // The address names no protocol, so the socket keeps its own.
         bind(socket.as_raw_fd(), &self.address).context(format!("binding to {}", self.name))?;
         // What came in between opening and binding came from any interface.
-        let mut inbox = Inbox::new();
-        while inbox.receive(socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT, |_, _| ())? > 0 {}
+        drain(socket.as_raw_fd(), &mut Inbox::new())?;
         Ok(socket)
     }
 
@@ -104,6 +103,16 @@ impl Link {
     pub fn test_socket(&self) -> Result<OwnedFd> {
         self.raw_socket(ETHERTYPE)
     }
+}
+
+/// Throws away what a socket holds; not for ever, if more comes all the time.
+pub fn drain(socket: RawFd, inbox: &mut Inbox) -> Result<()> {
+    for _ in 0..RECEIVE_BUFFER / LONGEST {
+        if inbox.receive(socket, MsgFlags::MSG_DONTWAIT, |_, _| ())? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// A UDP socket on this address; port 0 for any.
