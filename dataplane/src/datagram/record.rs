@@ -9,7 +9,7 @@
 //!
 //! | type | body |
 //! |---|---|
-//! | 0 pad | anything; probes of the path MTU are filled up with it |
+//! | 0 pad | anything; probes of the path MTU are filled up with it, and datagrams that are to be as long as their neighbours |
 //! | 1 frame | if flag CHECKSUM: start (2), offset (2) of the checksum still to be finished; the Ethernet frame |
 //! | 2 segment | [`super::segment`] |
 //! | 3 fragment | [`super::fragment`] |

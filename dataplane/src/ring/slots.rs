@@ -9,7 +9,11 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::network_endian::U16;
+
 use super::pool::BufferPool;
+use crate::datagram::record::{PAD, RECORD_HEADER_LEN, RecordHeader};
 
 /// Scratch of a send slot: one GSO send of 64 KiB, where every octet may be copied.
 /// Above 65 493 octets the kernel segments in software, so trains stay below.
@@ -130,6 +134,14 @@ impl SendSlot {
     /// Appends a copy.
     pub(crate) fn append_copy(&mut self, bytes: &[u8]) {
         self.append_own(bytes.len()).copy_from_slice(bytes);
+    }
+
+    /// Appends a padding record of `len` octets in all; nothing for 0.
+    pub(crate) fn append_padding(&mut self, len: usize) {
+        if let Some(body) = len.checked_sub(RECORD_HEADER_LEN) {
+            self.append_copy(RecordHeader { kind: PAD, flags: 0, len: U16::new(body as u16) }.as_bytes());
+            self.append_own(body).fill(0);
+        }
     }
 
     /// Appends octets of a pool buffer, which stays referenced until the send is done.

@@ -26,6 +26,8 @@ use crate::wire::{Frame, VnetHeader};
 const COPY_MAX: usize = 512;
 /// A slice carries at least this much, or the headers would cost more than they carry.
 const MIN_SLICE: usize = 256;
+/// At most one octet in so many of a datagram is padding, so that the next one can follow in the same train.
+const MAX_PADDING_SHARE: usize = 4;
 /// Send slots that one frame to one peer can need: 64 KiB of slices, and the train that was open before.
 const SLOTS_PER_FRAME: usize = 4;
 
@@ -333,12 +335,17 @@ impl Egress {
                 outbox.open += need;
                 return Ok(outbox.slot.as_ref().map(|id| sender.slots.get(id)));
             }
-            // The datagram is closed now. Another may follow if all before it are equal and it is no longer than they.
+            // The datagram is closed now. Another may follow if it is no longer than those before it and they are equal,
+            // which a little padding helps with: a send costs more than some octets.
             let segment = if outbox.segment == 0 { outbox.open } else { outbox.segment };
-            if outbox.open != segment || whole > segment || outbox.datagrams == MAX_DATAGRAMS || !slot.has_room(whole) {
-                outbox.close(sender, path.view)?;
-            } else {
+            let gap = segment.saturating_sub(outbox.open);
+            let equal = gap == 0 || (RECORD_HEADER_LEN..=segment / MAX_PADDING_SHARE).contains(&gap);
+            let follows = whole <= segment && outbox.datagrams < MAX_DATAGRAMS && slot.has_room(gap + whole);
+            if equal && follows {
                 outbox.segment = segment;
+                slot.append_padding(gap);
+            } else {
+                outbox.close(sender, path.view)?;
             }
         }
         if outbox.slot.is_none() {
