@@ -19,7 +19,7 @@ use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
-use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
+use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 #[global_allocator]
@@ -59,7 +59,14 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
     for end in [&port, &inner] {
         setsockopt(end, sockopt::SndBuf, &PORT_BUFFER).expect("the buffer is set");
     }
-    let config = WorkerConfig { lane: 0, cpu: None, network: NETWORK, flood_rate: FLOOD_RATE, epoch: Instant::now() };
+    let config = WorkerConfig {
+        lane: 0,
+        cpu: None,
+        network: NETWORK,
+        flood_rate: FLOOD_RATE,
+        waiting: Waiting::default(),
+        epoch: Instant::now(),
+    };
     let shared = Shared { macs, events: events.clone() };
     let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
     Side { port, worker: worker.expect("io_uring is needed"), events }

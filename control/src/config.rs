@@ -4,9 +4,11 @@ mod keys;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::peers::same_address;
+use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
 
 use crate::json::parse_strict;
@@ -40,6 +42,8 @@ pub struct Config {
     pub workers: usize,
     /// Core of each worker; empty: not pinned.
     pub cpus: Vec<usize>,
+    /// How workers wait for frames.
+    pub waiting: Waiting,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
     /// What a person should know about the file, although it is valid.
@@ -113,6 +117,7 @@ impl Config {
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
             workers,
             cpus: keys.cpus(workers)?,
+            waiting: keys.waiting()?,
             control_socket: keys.socket_path("control_socket")?,
             warnings,
         };
@@ -190,6 +195,15 @@ impl Keys<'_> {
             )),
             Some(other) => Err(self.error("sec", format!("is {other}; true or false is allowed"))),
         }
+    }
+
+    fn waiting(&self) -> Result<Waiting, ConfigError> {
+        let usual = Waiting::default();
+        let microseconds = |key, usual: Duration| {
+            let set = self.number(key, usual.as_micros() as u64, 0..=1000)?;
+            Ok(set.map_or(usual, Duration::from_micros))
+        };
+        Ok(Waiting { spin: microseconds("spin", usual.spin)?, min_wait: microseconds("min_wait", usual.min_wait)? })
     }
 
     fn text(&self, key: &str) -> Result<Option<String>, ConfigError> {

@@ -19,7 +19,7 @@ use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
-use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
+use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -75,7 +75,14 @@ fn pair(max_datagram: usize) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let config = WorkerConfig { lane: 0, cpu: None, network: 3, flood_rate: 1000, epoch: Instant::now() };
+        let config = WorkerConfig {
+            lane: 0,
+            cpu: None,
+            network: 3,
+            flood_rate: 1000,
+            waiting: Waiting::default(),
+            epoch: Instant::now(),
+        };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
         sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });

@@ -18,6 +18,8 @@ pub(super) const TOP: &[&str] = &[
     "flood_rate",
     "workers",
     "cpus",
+    "spin",
+    "min_wait",
     "control_socket",
 ];
 

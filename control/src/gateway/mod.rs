@@ -268,6 +268,7 @@ impl Gateway {
                 cpu: gateway.config.cpus.get(lane).copied(),
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
+                waiting: gateway.config.waiting,
                 epoch,
             };
             let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;

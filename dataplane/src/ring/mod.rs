@@ -8,18 +8,21 @@
 
 mod pool;
 mod slots;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut};
+use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-pub(crate) use pool::BufferPool;
+pub(crate) use pool::{BufferPool, Layout};
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
+
+use waiting::{Look, Spin};
 
 use crate::addr::PeerId;
 
@@ -29,19 +32,24 @@ const STOP: Fixed = Fixed(2);
 const PORT_GROUP: u16 = 0;
 const UNDERLAY_GROUP: u16 = 1;
 
-/// A frame with its virtio_net_hdr: the largest that a TAP can hand over, in whole pages.
-const PORT_BUFFER: usize = 17 * 4096;
-/// A 64 KiB train behind `struct io_uring_recvmsg_out`, name and control data.
-const UNDERLAY_BUFFER: usize = 17 * 4096;
-const _: () = assert!(PORT_BUFFER >= crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
-const PORT_BUFFERS: u16 = 256;
-const UNDERLAY_BUFFERS: u16 = 128;
+/// The largest message in whole pages: a frame with its virtio_net_hdr, and a 64 KiB train behind `struct
+/// io_uring_recvmsg_out`, name and control data.
+const MAX_MESSAGE: usize = 17 * 4096;
+const _: () = assert!(MAX_MESSAGE >= crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
+const _: () = assert!(MAX_MESSAGE >= 65_535 + 16 + NAME_LEN + CONTROL_LEN);
+/// 2 MiB: enough for a batch, and small enough to stay in the cache, since the kernel uses buffers in turns.
+const BACK_TO_BACK: Layout = Layout { count: 4, len: 512 * 1024, min_left: MAX_MESSAGE };
+/// For kernels that cannot lay messages back to back.
+const ONE_EACH: Layout = Layout { count: 64, len: MAX_MESSAGE, min_left: 0 };
 const SEND_SLOTS: u16 = 64;
 const WRITE_SLOTS: u16 = 256;
 const SQ_ENTRIES: u32 = 512;
-const CQ_ENTRIES: u32 = 2048;
-const _: () =
-    assert!(CQ_ENTRIES > PORT_BUFFERS as u32 + UNDERLAY_BUFFERS as u32 + SEND_SLOTS as u32 + WRITE_SLOTS as u32 + 8);
+/// What does not fit waits in the kernel (`IORING_FEAT_NODROP`).
+const CQ_ENTRIES: u32 = 4096;
+/// include/uapi/linux/io_uring.h
+const IORING_ENTER_GETEVENTS: u32 = 1;
+/// Looking for the rest of a super-frame: its sender is at it.
+const SETTLE: Duration = Duration::from_micros(20);
 
 /// Room for a `sockaddr_in6` in front of each datagram.
 const NAME_LEN: usize = size_of::<libc::sockaddr_in6>();
@@ -83,10 +91,10 @@ impl Token {
 /// What the worker has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// `len` octets from the port in a buffer of the port's pool: virtio_net_hdr and frame.
-    Frame { buffer: u16, len: usize },
+    /// `len` octets from the port, from `at` on in a buffer of the port's pool: virtio_net_hdr and frame.
+    Frame { buffer: u16, at: usize, len: usize },
     /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
-    Train { buffer: u16, len: usize },
+    Train { buffer: u16, at: usize, len: usize },
     /// The stop event was signalled.
     Stop,
 }
@@ -108,6 +116,24 @@ pub(crate) struct Train {
     pub(crate) range: Range<usize>,
     pub(crate) segment: usize,
 }
+
+/// How a worker waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How long it looks for the next frame before it sleeps, at most; it adapts to what that is worth.
+    pub spin: Duration,
+    /// How long it sleeps at least, so that a batch gathers. 0: until the first frame.
+    pub min_wait: Duration,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting { spin: Duration::from_micros(100), min_wait: Duration::ZERO }
+    }
+}
+
+/// Arrivals that end a sleep before its least time.
+const BATCH: usize = 32;
 
 /// The submission side.
 pub(crate) struct Queue {
@@ -138,17 +164,28 @@ pub(crate) struct Ring {
     pub(crate) underlay_pool: BufferPool,
     sends: Slots<SendSlot>,
     writes: Slots<WriteSlot>,
-    arrivals: VecDeque<Arrival>,
+    arrivals: Vec<Arrival>,
+    /// The first of them that was not fetched yet.
+    next: usize,
     refusals: Vec<Refusal>,
     port_armed: bool,
     underlay_armed: bool,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
     port_multishot: bool,
+    spin: Spin,
+    settle: Spin,
+    /// Zero if the kernel does not know it (Linux 6.12).
+    min_wait: Duration,
     /// Written frames and octets by peer since the account was last taken.
     written: Vec<(PeerId, u64)>,
 }
 
 impl Queue {
+    /// True if the kernel has completions for us, or work to do that makes some.
+    fn has_work(&mut self) -> bool {
+        !self.io.completion().is_empty() || self.io.submission().taskrun()
+    }
+
     /// # Safety
     ///
     /// What the entry points to must stay until its completion.
@@ -187,20 +224,23 @@ impl Writer<'_> {
 
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
-    pub(crate) fn new(port: BorrowedFd<'_>, underlay: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Ring> {
+    pub(crate) fn new(
+        port: BorrowedFd<'_>,
+        underlay: BorrowedFd<'_>,
+        stop: BorrowedFd<'_>,
+        waiting: Waiting,
+    ) -> io::Result<Ring> {
         let io = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            // A flag in shared memory says that there is work, so looking for it takes no system call.
+            .setup_taskrun_flag()
             .setup_cqsize(CQ_ENTRIES)
             .build(SQ_ENTRIES)?;
         io.submitter().register_files(&[port.as_raw_fd(), underlay.as_raw_fd(), stop.as_raw_fd()])?;
-        let port_pool = BufferPool::new(PORT_BUFFERS, PORT_BUFFER)?;
-        let underlay_pool = BufferPool::new(UNDERLAY_BUFFERS, UNDERLAY_BUFFER)?;
-        for (pool, group) in [(&port_pool, PORT_GROUP), (&underlay_pool, UNDERLAY_GROUP)] {
-            let (address, entries) = pool.registration();
-            // SAFETY: `address` is a live page-aligned map of `entries` entries, owned by the pool beside `io`.
-            unsafe { io.submitter().register_buf_ring_with_flags(address, entries, group, 0)? };
-        }
+        let port_pool = register_pool(&io, PORT_GROUP)?;
+        let underlay_pool = register_pool(&io, UNDERLAY_GROUP)?;
+        let min_wait = if io.params().is_feature_min_timeout() { waiting.min_wait } else { Duration::ZERO };
         // SAFETY: all-zero is a valid msghdr; only the two lengths are read for a multishot receive.
         let mut receive: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         receive.msg_namelen = NAME_LEN as u32;
@@ -213,11 +253,15 @@ impl Ring {
             underlay_pool,
             sends: Slots::new(SEND_SLOTS, SendSlot::new),
             writes: Slots::new(WRITE_SLOTS, WriteSlot::new),
-            arrivals: VecDeque::with_capacity(CQ_ENTRIES as usize),
+            arrivals: Vec::with_capacity(CQ_ENTRIES as usize),
+            next: 0,
             refusals: Vec::with_capacity(usize::from(SEND_SLOTS + WRITE_SLOTS)),
             port_armed: false,
             underlay_armed: false,
             port_multishot: true,
+            spin: Spin::new(waiting.spin),
+            settle: Spin::new(SETTLE),
+            min_wait,
             written: Vec::with_capacity(usize::from(WRITE_SLOTS)),
         };
         let read = opcode::Read::new(STOP, std::ptr::from_mut(&mut *ring.stop_value).cast(), 8).build();
@@ -226,27 +270,78 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Submits everything and waits for at least one arrival or completion.
-    pub(crate) fn submit_and_wait(&mut self) -> io::Result<()> {
+    /// Submits everything, and takes what is done and what has arrived.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        self.arrivals.drain(..self.next);
+        self.next = 0;
         self.arm()?;
-        if self.arrivals.is_empty() {
-            match self.queue.io.submit_and_wait(1) {
-                Err(e) if e.raw_os_error() != Some(libc::EINTR) => return Err(e),
-                _ => {}
-            }
+        self.submit_now()
+    }
+
+    /// Arrivals that were not fetched yet: one batch.
+    pub(crate) fn waiting_arrivals(&self) -> usize {
+        self.arrivals.len() - self.next
+    }
+
+    /// Waits for an arrival or a completion unless there is an arrival already: looks for a while, then sleeps.
+    pub(crate) fn wait(&mut self) -> io::Result<()> {
+        if self.waiting_arrivals() > 0 {
+            return Ok(());
         }
+        if !self.is_armed() {
+            // What was submitted last has ended a multishot request.
+            return self.submit();
+        }
+        let begin = Instant::now();
+        let Ring { queue, spin, .. } = self;
+        if spin.look(|| queue.has_work()) == Look::Found {
+            return self.submit_now();
+        }
+        let io = &self.queue.io;
+        let result = if self.min_wait.is_zero() {
+            io.submit_and_wait(1)
+        } else {
+            let args = SubmitArgs::new().min_wait_usec(self.min_wait.as_micros() as u32);
+            io.submitter().submit_with_args(BATCH, &args)
+        };
+        match result {
+            Err(e) if ![Some(libc::EINTR), Some(libc::ETIME)].contains(&e.raw_os_error()) => return Err(e),
+            _ => {}
+        }
+        self.spin.slept(begin.elapsed());
         self.reap()
+    }
+
+    /// Takes what has come meanwhile, or comes in a moment, for when the rest of something is sure to be on its way.
+    /// False if nothing has come.
+    pub(crate) fn settle(&mut self) -> io::Result<bool> {
+        self.submit_now()?;
+        if self.waiting_arrivals() == 0 {
+            let Ring { queue, settle, .. } = self;
+            let look = settle.look(|| queue.has_work());
+            settle.tried(look);
+            self.submit_now()?;
+        }
+        Ok(self.waiting_arrivals() > 0)
     }
 
     /// Submits everything now and takes back the slots that are done: for when the slots have run out in mid-batch.
     pub(crate) fn submit_now(&mut self) -> io::Result<()> {
-        self.queue.io.submit()?;
+        let pending = self.queue.io.submission().len() as u32;
+        // Deferred work runs only in a call that asks for completions, also when none is waited for.
+        // SAFETY: no argument is passed; `pending` entries are in the queue, and what they point to is kept (`Queue::push`).
+        match unsafe { self.queue.io.submitter().enter::<libc::sigset_t>(pending, 0, IORING_ENTER_GETEVENTS, None) } {
+            Err(e) if e.raw_os_error() != Some(libc::EINTR) => return Err(e),
+            _ => {}
+        }
         self.reap()
     }
 
     /// The next arrival of the batch. A buffer that it names has one reference, which the caller releases.
     pub(crate) fn next_arrival(&mut self) -> Option<Arrival> {
-        self.arrivals.pop_front()
+        let arrival = self.arrivals.get(self.next).copied();
+        self.next += usize::from(arrival.is_some());
+        arrival
     }
 
     /// The sends and writes that failed since the last call.
@@ -280,19 +375,24 @@ impl Ring {
     }
 
     /// Reads the head of a received train. `None` if the kernel cut it off or the address is of no known family.
-    pub(crate) fn train(&self, buffer: u16, len: usize) -> Option<Train> {
-        let bytes = self.underlay_pool.bytes(buffer, 0..len);
+    pub(crate) fn train(&self, buffer: u16, at: usize, len: usize) -> Option<Train> {
+        let bytes = self.underlay_pool.bytes(buffer, at..at + len);
         let out = RecvMsgOut::parse(bytes, &self.receive).ok()?;
         if out.is_payload_truncated() {
             return None;
         }
         let payload = out.payload_data();
-        let start = payload.as_ptr() as usize - bytes.as_ptr() as usize;
+        let start = at + payload.as_ptr() as usize - bytes.as_ptr() as usize;
         Some(Train {
             from: parse_address(out.name_data())?,
             range: start..start + payload.len(),
             segment: parse_gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
         })
+    }
+
+    /// True if there is nothing to arm: it is armed, or there is no buffer to arm it with.
+    fn is_armed(&self) -> bool {
+        (self.port_armed || !self.port_pool.has_free()) && (self.underlay_armed || !self.underlay_pool.has_free())
     }
 
     fn arm(&mut self) -> io::Result<()> {
@@ -301,7 +401,7 @@ impl Ring {
                 // io-uring 0.7.15 overwrites the flag of a registered file here, and descriptor 0 would be read.
                 opcode::ReadMulti::new(PORT, 0, PORT_GROUP).build().flags(squeue::Flags::FIXED_FILE)
             } else {
-                opcode::Read::new(PORT, std::ptr::null_mut(), self.port_pool.buffer_len() as u32)
+                opcode::Read::new(PORT, std::ptr::null_mut(), MAX_MESSAGE as u32)
                     .buf_group(PORT_GROUP)
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT)
@@ -331,13 +431,15 @@ impl Ring {
         let result = entry.result();
         let more = cqueue::more(entry.flags());
         let buffer = cqueue::buffer_select(entry.flags());
+        let open = cqueue::buffer_more(entry.flags());
         match Token::unpack(entry.user_data()) {
             Token::PortRead => {
                 self.port_armed &= more;
                 match (result, buffer) {
                     (len, Some(buffer)) if len >= 0 => {
-                        self.port_pool.received(buffer);
-                        self.arrivals.push_back(Arrival::Frame { buffer, len: len as usize });
+                        let len = len as usize;
+                        let at = self.port_pool.received(buffer, len, open);
+                        self.arrivals.push(Arrival::Frame { buffer, at, len });
                     }
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
                     (code, _) if is_passing(code) => {}
@@ -348,15 +450,16 @@ impl Ring {
                 self.underlay_armed &= more;
                 match (result, buffer) {
                     (len, Some(buffer)) if len >= 0 => {
-                        self.underlay_pool.received(buffer);
-                        self.arrivals.push_back(Arrival::Train { buffer, len: len as usize });
+                        let len = len as usize;
+                        let at = self.underlay_pool.received(buffer, len, open);
+                        self.arrivals.push(Arrival::Train { buffer, at, len });
                     }
                     // Errors of earlier sends (ICMP) are reported here too; none of them ends the worker.
                     (code, _) if code != -libc::EBADF && code != -libc::EINVAL => {}
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
-            Token::Stop => self.arrivals.push_back(Arrival::Stop),
+            Token::Stop => self.arrivals.push(Arrival::Stop),
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);
@@ -392,6 +495,58 @@ impl Drop for Ring {
         // The kernel tears a ring down in the background and would keep the TAP alive meanwhile.
         let _ = self.queue.io.submitter().unregister_files();
     }
+}
+
+/// `struct io_uring_buf_reg` as of Linux 6.18 (include/uapi/linux/io_uring.h); the crate does not know `min_left`.
+#[repr(C)]
+struct BufferRegistration {
+    address: u64,
+    entries: u32,
+    group: u16,
+    flags: u16,
+    min_left: u32,
+    reserved: [u32; 5],
+}
+
+/// Makes a pool and registers it: messages back to back if the kernel can, else a buffer for each.
+fn register_pool(io: &IoUring, group: u16) -> io::Result<BufferPool> {
+    let back_to_back = BufferPool::new(BACK_TO_BACK)?;
+    match register(io, group, &back_to_back) {
+        Ok(()) => Ok(back_to_back),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            let one_each = BufferPool::new(ONE_EACH)?;
+            register(io, group, &one_each)?;
+            Ok(one_each)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn register(io: &IoUring, group: u16, pool: &BufferPool) -> io::Result<()> {
+    // include/uapi/linux/io_uring.h
+    const IORING_REGISTER_PBUF_RING: libc::c_uint = 22;
+    const IOU_PBUF_RING_INC: u16 = 2;
+    let layout = pool.layout();
+    let registration = BufferRegistration {
+        address: pool.address(),
+        entries: u32::from(layout.count),
+        group,
+        flags: if layout.min_left > 0 { IOU_PBUF_RING_INC } else { 0 },
+        min_left: layout.min_left as u32,
+        reserved: [0; 5],
+    };
+    // SAFETY: the kernel reads one such struct; the address is that of a live page-aligned map of so many entries, owned
+    // by the pool, which stands beside `io` in `Ring` and is dropped after it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            io.as_raw_fd(),
+            IORING_REGISTER_PBUF_RING,
+            std::ptr::from_ref(&registration),
+            1,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Results of a read from the port that end neither the port nor the worker.

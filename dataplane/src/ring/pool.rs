@@ -1,7 +1,8 @@
 //! Buffers that the kernel picks from by itself (provided-buffer ring, `IORING_REGISTER_PBUF_RING`).
-// UNSAFETY: raw memory shared with the kernel. Invariant: a buffer is the kernel's from `hand_over` until a completion
-// names it, and ours from then until its last reference is released; both maps live as long as the pool, and the pool
-// outlives the ring's requests (see the drop order in `Ring`).
+// UNSAFETY: raw memory shared with the kernel. Invariant: a buffer is the kernel's from `hand_over` on; each completion makes
+// the next part of it ours, and the whole buffer is handed over again only when the kernel is done with it and the last
+// reference to a part is released. Both maps live as long as the pool, and the pool outlives the ring's requests (see
+// the drop order in `Ring`).
 #![allow(unsafe_code)]
 
 use std::cell::Cell;
@@ -37,82 +38,112 @@ impl Drop for Map {
     }
 }
 
+/// How a pool is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Buffers, a power of two.
+    pub(crate) count: u16,
+    /// Octets of each.
+    pub(crate) len: usize,
+    /// 0: each message has a buffer of its own. Otherwise messages lie back to back, and the kernel goes on to the next
+    /// buffer when fewer octets than this are left: the largest message (`IOU_PBUF_RING_INC` with `min_left`).
+    pub(crate) min_left: usize,
+}
+
+/// What is known of one buffer.
+#[derive(Debug, Default)]
+struct State {
+    /// How many hold a part of it.
+    refs: Cell<u32>,
+    /// Octets that the kernel has filled since it got the buffer.
+    filled: usize,
+    /// The kernel may still fill what is behind `filled`.
+    open: bool,
+}
+
 /// A group of equal buffers.
 pub(crate) struct BufferPool {
     entries: Map,
     data: Map,
-    count: u16,
-    buffer_len: usize,
+    layout: Layout,
     tail: u16,
-    /// How many hold the buffer; 0 while it is the kernel's.
-    refs: Vec<Cell<u16>>,
+    states: Vec<State>,
+    /// Buffers that the kernel is done with and that somebody holds a part of.
     held: usize,
 }
 
 impl BufferPool {
-    /// `count` (a power of two) buffers of `buffer_len` octets, all of them the kernel's.
-    pub(crate) fn new(count: u16, buffer_len: usize) -> io::Result<BufferPool> {
+    /// Buffers that are all the kernel's.
+    pub(crate) fn new(layout: Layout) -> io::Result<BufferPool> {
+        let count = usize::from(layout.count);
         let mut pool = BufferPool {
-            entries: Map::new(usize::from(count) * size_of::<BufRingEntry>())?,
-            data: Map::new(usize::from(count) * buffer_len)?,
-            count,
-            buffer_len,
+            entries: Map::new(count * size_of::<BufRingEntry>())?,
+            data: Map::new(count * layout.len)?,
+            layout,
             tail: 0,
-            refs: vec![Cell::new(0); usize::from(count)],
+            states: (0..count).map(|_| State::default()).collect(),
             held: 0,
         };
-        for buffer in 0..count {
+        for buffer in 0..layout.count {
             pool.hand_over(buffer);
         }
         Ok(pool)
     }
 
-    /// Address of the ring of entries and their number, for registration.
-    pub(crate) fn registration(&self) -> (u64, u16) {
-        (self.entries.at.as_ptr() as u64, self.count)
+    /// Address of the ring of entries, for registration.
+    pub(crate) fn address(&self) -> u64 {
+        self.entries.at.as_ptr() as u64
     }
 
-    /// Octets per buffer.
-    pub(crate) fn buffer_len(&self) -> usize {
-        self.buffer_len
+    /// How it is laid out.
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
     }
 
-    /// True if the kernel has at least one buffer.
+    /// True if the kernel has a buffer to fill.
     pub(crate) fn has_free(&self) -> bool {
-        self.held < usize::from(self.count)
+        self.held < usize::from(self.layout.count)
     }
 
-    /// A completion named this buffer: it is ours, with one reference.
-    pub(crate) fn received(&mut self, buffer: u16) {
-        let refs = &self.refs[usize::from(buffer)];
-        debug_assert_eq!(refs.get(), 0, "the kernel filled a buffer that it did not own");
-        refs.set(1);
-        self.held += 1;
+    /// A completion named this buffer: the next `len` octets of it are ours, with one reference. `more` if the kernel
+    /// goes on to fill it. Returns where they begin.
+    pub(crate) fn received(&mut self, buffer: u16, len: usize, more: bool) -> usize {
+        let state = &mut self.states[usize::from(buffer)];
+        assert!(state.open && state.filled + len <= self.layout.len, "the kernel filled what it did not own");
+        let at = state.filled;
+        state.filled += len;
+        state.refs.set(state.refs.get() + 1);
+        if !more {
+            state.open = false;
+            self.held += 1;
+        }
+        at
     }
 
-    /// One more holder of the buffer.
+    /// One more holder of a part of the buffer.
     pub(crate) fn retain(&self, buffer: u16) {
-        let refs = &self.refs[usize::from(buffer)];
+        let refs = &self.states[usize::from(buffer)].refs;
         assert!(refs.get() > 0, "a buffer that the kernel owns cannot be retained");
         refs.set(refs.get() + 1);
     }
 
-    /// One holder less; the last one gives the buffer back to the kernel.
+    /// One holder less; the last one gives the buffer back to the kernel, if that is done with it.
     pub(crate) fn release(&mut self, buffer: u16) {
-        let refs = &self.refs[usize::from(buffer)];
-        assert!(refs.get() > 0, "a buffer that the kernel owns cannot be released");
-        refs.set(refs.get() - 1);
-        if refs.get() == 0 {
+        let state = &self.states[usize::from(buffer)];
+        assert!(state.refs.get() > 0, "a buffer that the kernel owns cannot be released");
+        state.refs.set(state.refs.get() - 1);
+        if state.refs.get() == 0 && !state.open {
             self.held -= 1;
             self.hand_over(buffer);
         }
     }
 
-    /// The octets of a buffer that is ours. Handing it over takes `&mut self`, so none of this can be alive then.
+    /// Octets of a buffer that are ours. Handing it over takes `&mut self`, so none of this can be alive then.
     pub(crate) fn bytes(&self, buffer: u16, range: Range<usize>) -> &[u8] {
-        assert!(self.refs[usize::from(buffer)].get() > 0 && range.start <= range.end && range.end <= self.buffer_len);
-        let start = usize::from(buffer) * self.buffer_len + range.start;
-        // SAFETY: inside the map (asserted above), and ours, so the kernel does not write to it.
+        let state = &self.states[usize::from(buffer)];
+        assert!(state.refs.get() > 0 && range.start <= range.end && range.end <= state.filled);
+        let start = usize::from(buffer) * self.layout.len + range.start;
+        // SAFETY: inside the map, since no more is filled than there is, and ours: the kernel writes behind `filled` only.
         unsafe { std::slice::from_raw_parts(self.data.at.as_ptr().add(start), range.len()) }
     }
 
@@ -123,15 +154,17 @@ impl BufferPool {
     }
 
     fn hand_over(&mut self, buffer: u16) {
-        let slot = usize::from(self.tail & (self.count - 1));
+        let state = &mut self.states[usize::from(buffer)];
+        (state.filled, state.open) = (0, true);
+        let slot = usize::from(self.tail & (self.layout.count - 1));
         let base = self.entries.at.as_ptr().cast::<BufRingEntry>();
         // SAFETY: `slot` is below `count`, so the entry lies inside the map, which is page-aligned; the kernel reads
         // entries only below the tail that is stored after this one is filled in. The tail overlays the first
         // entry's unused field (struct io_uring_buf_ring), which `set_addr` and its like leave alone.
         unsafe {
             let entry = &mut *base.add(slot);
-            entry.set_addr(self.data.at.as_ptr() as u64 + (usize::from(buffer) * self.buffer_len) as u64);
-            entry.set_len(self.buffer_len as u32);
+            entry.set_addr(self.data.at.as_ptr() as u64 + (usize::from(buffer) * self.layout.len) as u64);
+            entry.set_len(self.layout.len as u32);
             entry.set_bid(buffer);
             self.tail = self.tail.wrapping_add(1);
             AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()).store(self.tail, Ordering::Release);
@@ -143,25 +176,54 @@ impl BufferPool {
 mod tests {
     use super::*;
 
+    fn pool(min_left: usize) -> BufferPool {
+        BufferPool::new(Layout { count: 2, len: 64, min_left }).unwrap()
+    }
+
     #[test]
     fn the_last_reference_gives_the_buffer_back() {
-        let mut pool = BufferPool::new(2, 64).unwrap();
+        let mut pool = pool(0);
         assert_eq!(pool.tail, 2);
-        pool.received(1);
+        assert_eq!(pool.received(1, 64, false), 0);
         pool.retain(1);
         pool.release(1);
         assert_eq!(pool.tail, 2);
         assert_eq!(pool.bytes(1, 0..64), [0; 64]);
         pool.release(1);
         assert_eq!(pool.tail, 3);
-        pool.received(0);
-        pool.received(1);
+        pool.received(0, 1, false);
+        pool.received(1, 1, false);
         assert!(!pool.has_free());
+    }
+
+    #[test]
+    fn messages_lie_back_to_back_until_the_kernel_is_done() {
+        let mut pool = pool(16);
+        assert_eq!(pool.received(0, 10, true), 0);
+        assert_eq!(pool.received(0, 20, true), 10);
+        pool.release(0);
+        pool.release(0);
+        assert_eq!(pool.tail, 2, "the kernel still has it");
+        assert_eq!(pool.received(0, 20, false), 30);
+        assert_eq!(pool.bytes(0, 30..50), [0; 20]);
+        assert!(pool.has_free());
+        pool.release(0);
+        assert_eq!(pool.tail, 3);
+        assert_eq!(pool.received(1, 64, false), 0);
+        assert_eq!(pool.received(0, 5, true), 0, "it begins anew");
+    }
+
+    #[test]
+    #[should_panic(expected = "range.end <= state.filled")]
+    fn what_is_not_filled_is_not_ours() {
+        let mut pool = pool(16);
+        pool.received(0, 10, true);
+        pool.bytes(0, 0..11);
     }
 
     #[test]
     #[should_panic(expected = "the kernel owns")]
     fn a_buffer_of_the_kernel_cannot_be_released() {
-        BufferPool::new(2, 64).unwrap().release(0);
+        pool(0).release(0);
     }
 }

@@ -1,6 +1,7 @@
 //! Port to peers: steps (1) to (6).
 
 use std::io;
+use std::ops::Range;
 
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
@@ -15,7 +16,7 @@ use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit, Verdict};
 use crate::peers::PeerView;
-use crate::ring::{MAX_DATAGRAMS, Sender, SlotId};
+use crate::ring::{BufferPool, MAX_DATAGRAMS, Sender, SlotId};
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
@@ -67,20 +68,23 @@ struct Parcel<'a> {
     frame: Frame<'a>,
     vnet: VnetHeader,
     csum: Option<PartialChecksum>,
-    /// The pool buffer that the frame lies in, behind its virtio_net_hdr.
+    /// The pool buffer that the frame lies in, and where it begins there.
     buffer: u16,
+    at: usize,
 }
 
 impl<'a> Parcel<'a> {
     /// Step (2).
-    fn parse(bytes: &'a [u8], buffer: u16) -> Result<Parcel<'a>, Ending> {
-        let (vnet, bytes) = VnetHeader::read_from_prefix(bytes).map_err(|_| Ending::FrameTruncated)?;
+    fn parse(pool: &'a BufferPool, buffer: u16, range: Range<usize>) -> Result<Parcel<'a>, Ending> {
+        let at = range.start + VNET_HEADER_LEN;
+        let (vnet, bytes) =
+            VnetHeader::read_from_prefix(pool.bytes(buffer, range)).map_err(|_| Ending::FrameTruncated)?;
         let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
         let csum = vnet.partial_checksum();
         if csum.is_some_and(|csum| !csum.fits(bytes.len())) {
             return Err(Ending::FrameMetadata);
         }
-        Ok(Parcel { frame, vnet, csum, buffer })
+        Ok(Parcel { frame, vnet, csum, buffer, at })
     }
 
     /// True for UDP to a DHCP client with an unfinished checksum. Such clients read raw packets and check the sum
@@ -109,25 +113,25 @@ impl Egress {
     }
 
     /// Handles what one read from the port brought.
-    pub(super) fn frame(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
-        let ending = match self.decide(context, buffer, len) {
+    pub(super) fn frame(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> io::Result<()> {
+        let ending = match self.decide(context, buffer, range.clone()) {
             Verdict::Drop(ending) => ending,
             Verdict::Control => Ending::ToControl,
             Verdict::Peer(peer) => {
                 if context.table.get(peer).is_some_and(|view| view.up) {
-                    self.post(context, buffer, len, peer)?.err().unwrap_or(Ending::ToPeer)
+                    self.post(context, buffer, range, peer)?.err().unwrap_or(Ending::ToPeer)
                 } else {
                     Ending::PeerDown
                 }
             }
             Verdict::AllPeers | Verdict::Flood if context.table.up.is_empty() => Ending::NoPeer,
             Verdict::AllPeers => {
-                self.post_to_all(context, buffer, len)?;
+                self.post_to_all(context, buffer, range)?;
                 Ending::ToAllPeers
             }
             Verdict::Flood if !self.flood.allow(context.now.ms) => Ending::FloodRate,
             Verdict::Flood => {
-                self.post_to_all(context, buffer, len)?;
+                self.post_to_all(context, buffer, range)?;
                 Ending::Flooded
             }
         };
@@ -136,8 +140,8 @@ impl Egress {
     }
 
     /// Steps (2) to (4), and what goes to the control thread.
-    fn decide(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> Verdict {
-        let parcel = match Parcel::parse(context.ring.port_pool.bytes(buffer, 0..len), buffer) {
+    fn decide(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> Verdict {
+        let parcel = match Parcel::parse(&context.ring.port_pool, buffer, range) {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
@@ -158,9 +162,9 @@ impl Egress {
         verdict
     }
 
-    fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
+    fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> io::Result<()> {
         for index in 0..context.table.up.len() {
-            if let Err(ending) = self.post(context, buffer, len, context.table.up[index])? {
+            if let Err(ending) = self.post(context, buffer, range.clone(), context.table.up[index])? {
                 context.count(ending);
             }
         }
@@ -172,7 +176,7 @@ impl Egress {
         &mut self,
         context: &mut Context<'_>,
         buffer: u16,
-        len: usize,
+        range: Range<usize>,
         peer: PeerId,
     ) -> io::Result<Result<(), Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
@@ -184,8 +188,7 @@ impl Egress {
             return Ok(Err(Ending::PeerDown));
         };
         let mut sender = ring.sender();
-        let pool = sender.pool;
-        let parcel = match Parcel::parse(pool.bytes(buffer, 0..len), buffer) {
+        let parcel = match Parcel::parse(sender.pool, buffer, range) {
             Ok(parcel) => parcel,
             Err(ending) => return Ok(Err(ending)),
         };
@@ -220,7 +223,7 @@ impl Egress {
             if bytes.len() <= COPY_MAX {
                 slot.append_copy(bytes);
             } else {
-                slot.append_buffer(pool, parcel.buffer, VNET_HEADER_LEN..VNET_HEADER_LEN + bytes.len());
+                slot.append_buffer(pool, parcel.buffer, parcel.at..parcel.at + bytes.len());
             }
             return Ok(Ok(()));
         }
@@ -265,7 +268,7 @@ impl Egress {
     ) -> io::Result<Result<(), Ending>> {
         let (prefix, pool) = (super_frame.prefix_len(), sender.pool);
         let slice = path.view.max_datagram - DATAGRAM_HEADER_LEN - prefix;
-        let payload_at = VNET_HEADER_LEN + super_frame.headers.len();
+        let payload_at = parcel.at + super_frame.headers.len();
         let number = self.super_frames;
         self.super_frames = number.wrapping_add(1);
         for offset in (0..super_frame.payload.len()).step_by(slice) {
@@ -312,7 +315,7 @@ impl Egress {
             // The checksum field lies in the first piece, in front of the frame.
             let own = if offset == 0 { field.len() } else { 0 };
             slot.append_copy(&field[..own]);
-            let from = VNET_HEADER_LEN + offset + own - field.len();
+            let from = parcel.at + offset + own - field.len();
             slot.append_buffer(pool, parcel.buffer, from..from + len - own);
         }
         Ok(Ok(()))

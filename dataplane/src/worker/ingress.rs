@@ -97,8 +97,8 @@ impl Ingress {
     }
 
     /// Handles what one receive brought: datagrams of equal size from one address.
-    pub(super) fn train(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
-        let Some(train) = context.ring.train(buffer, len) else {
+    pub(super) fn train(&mut self, context: &mut Context<'_>, buffer: u16, at: usize, len: usize) -> io::Result<()> {
+        let Some(train) = context.ring.train(buffer, at, len) else {
             context.count(Ending::DatagramTruncated);
             return Ok(());
         };
@@ -320,6 +320,11 @@ impl Ingress {
         let (vnet, headers) = own.split_at_mut(VNET_HEADER_LEN);
         vnet.copy_from_slice(join.headers.patch(headers, &join.run).as_bytes());
         writer.write(join.slot)
+    }
+
+    /// True if the rest of a super-frame is still to come.
+    pub(super) fn is_unfinished(&self) -> bool {
+        self.join.as_ref().is_some_and(|join| !join.run.last)
     }
 
     /// Step (12): the writes leave with the worker's next submission; what was being joined is complete now.

@@ -21,10 +21,14 @@ use crate::event::{Event, Events};
 use crate::forward::Learn;
 use crate::mac_table::MacTable;
 use crate::peers::{Mailbox, PeerTable};
+pub use crate::ring::Waiting;
 use crate::ring::{Arrival, Ring};
 
 use egress::Egress;
 use ingress::Ingress;
+
+/// Batches that one batch may grow by, while each of them leaves a super-frame unfinished.
+const SETTLE_ROUNDS: usize = 4;
 
 /// What a worker is told at its start.
 #[derive(Debug, Clone)]
@@ -37,6 +41,8 @@ pub struct WorkerConfig {
     pub network: u32,
     /// Unknown unicast frames per second that are flooded.
     pub flood_rate: u64,
+    /// How it waits for the next frame.
+    pub waiting: Waiting,
     /// The start of the gateway's clock.
     pub epoch: Instant,
 }
@@ -104,7 +110,7 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    Ring::new(port.as_fd(), underlay.as_fd(), stop.as_fd())
+                    Ring::new(port.as_fd(), underlay.as_fd(), stop.as_fd(), config.waiting)
                 };
                 let ring = match begin() {
                     Ok(ring) => ring,
@@ -274,38 +280,54 @@ impl<'a> State<'a> {
     /// Until it is told to stop. The steps are those of ARCHITECTURE.md.
     fn run(&mut self) -> io::Result<()> {
         loop {
-            self.context.ring.submit_and_wait()?;
+            self.context.ring.submit()?;
+            self.account();
+            self.context.ring.wait()?;
             self.mailbox.refresh(&mut self.context.table);
             self.context.now = Now { ms: self.epoch.elapsed().as_millis() as u64 };
-            let mut stop = false;
-            while let Some(arrival) = self.context.ring.next_arrival() {
-                match arrival {
-                    // (1) to (5)
-                    Arrival::Frame { buffer, len } => {
-                        self.egress.frame(&mut self.context, buffer, len)?;
-                        self.context.ring.port_pool.release(buffer);
-                    }
-                    // (7) to (11)
-                    Arrival::Train { buffer, len } => {
-                        self.ingress.train(&mut self.context, buffer, len)?;
-                        self.context.ring.underlay_pool.release(buffer);
-                    }
-                    Arrival::Stop => stop = true,
+            let mut stop = self.batch()?;
+            // The next train brings the rest of a super-frame. Writing it whole is half the work for the bridge, and makes
+            // half the acknowledgements.
+            for _ in 0..SETTLE_ROUNDS {
+                if stop || !self.ingress.is_unfinished() || !self.context.ring.settle()? {
+                    break;
                 }
+                stop = self.batch()?;
             }
-            self.egress.flush(&mut self.context)?; // (6)
             self.ingress.flush(&mut self.context)?; // (12)
-            self.settle();
             self.context.news.signal();
             if stop {
-                self.context.ring.submit_now()?;
-                return Ok(());
+                return self.context.ring.submit();
             }
         }
     }
 
+    /// Handles what has arrived; true if it was told to stop.
+    fn batch(&mut self) -> io::Result<bool> {
+        let mut stop = false;
+        // What comes meanwhile is another batch: the clock and the table of peers are looked at in between.
+        for _ in 0..self.context.ring.waiting_arrivals() {
+            let Some(arrival) = self.context.ring.next_arrival() else { break };
+            match arrival {
+                // (1) to (5)
+                Arrival::Frame { buffer, at, len } => {
+                    self.egress.frame(&mut self.context, buffer, at..at + len)?;
+                    self.context.ring.port_pool.release(buffer);
+                }
+                // (7) to (11)
+                Arrival::Train { buffer, at, len } => {
+                    self.ingress.train(&mut self.context, buffer, at, len)?;
+                    self.context.ring.underlay_pool.release(buffer);
+                }
+                Arrival::Stop => stop = true,
+            }
+        }
+        self.egress.flush(&mut self.context)?; // (6)
+        Ok(stop)
+    }
+
     /// Counts what the kernel took and what it refused.
-    fn settle(&mut self) {
+    fn account(&mut self) {
         let Context { ring, stats, news, .. } = &mut self.context;
         for (peer, octets) in ring.written() {
             ingress::account_delivery(stats, peer, octets);

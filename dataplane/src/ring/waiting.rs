@@ -1,0 +1,134 @@
+//! How long a worker that has nothing to do keeps looking before it sleeps.
+//!
+//! Going to sleep and being woken costs some microseconds on each side, and more in a virtual machine, where the waker must
+//! interrupt another virtual processor. A worker that looks a little longer instead picks the next frame up at once, and
+//! whoever brings it need not wake anybody. That is worth it only while the next frame comes soon and nobody else wants
+//! the processor, so the time to look adapts to both, as the kernel's own halt polling does
+//! (Documentation/virt/guest-halt-polling.rst).
+
+use std::time::{Duration, Instant};
+
+/// Where growing begins.
+const START: Duration = Duration::from_micros(10);
+/// One look at the flag takes some nanoseconds; a pause as long as this means that somebody else had the processor.
+const PREEMPTED: Duration = Duration::from_micros(20);
+/// Waits that go straight to sleep after the processor was wanted by somebody else.
+const RESPECT: u32 = 64;
+
+/// The time that is worth looking.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    max: Duration,
+    budget: Duration,
+    respect: u32,
+}
+
+/// How a look ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Something has come.
+    Found,
+    /// Nothing in time.
+    Nothing,
+}
+
+impl Spin {
+    /// At most `max` at a time, 0 for never.
+    pub(crate) fn new(max: Duration) -> Spin {
+        Spin { max, budget: max.min(START), respect: 0 }
+    }
+
+    /// Looks until `found` says so or the time is over.
+    pub(crate) fn look(&mut self, mut found: impl FnMut() -> bool) -> Look {
+        self.respect = self.respect.saturating_sub(1);
+        if self.budget.is_zero() || self.respect > 0 {
+            return if found() { Look::Found } else { Look::Nothing };
+        }
+        let begin = Instant::now();
+        let mut last = begin;
+        loop {
+            // The clock is not looked at more often than is needed.
+            for _ in 0..8 {
+                if found() {
+                    return Look::Found;
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            if now - last >= PREEMPTED {
+                self.respect = RESPECT;
+                return if found() { Look::Found } else { Look::Nothing };
+            }
+            if now - begin >= self.budget {
+                return Look::Nothing;
+            }
+            last = now;
+        }
+    }
+
+    /// After a look for nothing: something came after all, `idle` after the last time. Looking so long is worth it if that
+    /// is not longer than it may be, and not worth it otherwise.
+    pub(crate) fn slept(&mut self, idle: Duration) {
+        self.budget = if idle < self.max { (self.budget * 2).clamp(START, self.max) } else { Duration::ZERO };
+    }
+
+    /// After a look for what is sure to come soon or never.
+    pub(crate) fn tried(&mut self, look: Look) {
+        self.budget = match look {
+            Look::Found => self.max,
+            Look::Nothing => self.budget / 2,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_longer_while_that_helps_and_not_at_all_when_it_does_not() {
+        let max = Duration::from_micros(100);
+        let mut spin = Spin::new(max);
+        assert_eq!(spin.budget, START);
+        for _ in 0..10 {
+            spin.slept(Duration::from_micros(50));
+        }
+        assert_eq!(spin.budget, max);
+        spin.slept(Duration::from_millis(1));
+        assert_eq!(spin.budget, Duration::ZERO);
+        assert_eq!(spin.look(|| false), Look::Nothing);
+        spin.slept(Duration::from_micros(50));
+        assert_eq!(spin.budget, START);
+    }
+
+    #[test]
+    fn what_has_come_is_found() {
+        for max in [0, 100] {
+            let mut spin = Spin::new(Duration::from_micros(max));
+            let mut looks = 0;
+            let found = || {
+                looks += 1;
+                max == 0 || looks > 3
+            };
+            assert_eq!(spin.look(found), Look::Found, "{max}");
+        }
+    }
+
+    #[test]
+    fn gives_way_to_who_else_wants_the_processor() {
+        let mut spin = Spin::new(Duration::from_secs(1));
+        for _ in 0..20 {
+            spin.slept(Duration::from_millis(1));
+        }
+        let mut first = true;
+        let begin = Instant::now();
+        let look = spin.look(|| {
+            if std::mem::take(&mut first) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            false
+        });
+        assert_eq!((look, spin.respect), (Look::Nothing, RESPECT));
+        assert!(begin.elapsed() < Duration::from_millis(900));
+    }
+}
