@@ -399,6 +399,14 @@ mod tests {
     }
 
     #[test]
+    fn workers_wait_as_they_are_told() {
+        assert_eq!(with("workers", json!(1)).unwrap().waiting, Waiting::default());
+        let waiting = |key, value| with(key, json!(value)).unwrap().waiting;
+        assert_eq!(waiting("spin", 0), Waiting { spin: Duration::ZERO, ..Waiting::default() });
+        assert_eq!(waiting("min_wait", 50), Waiting { min_wait: Duration::from_micros(50), ..Waiting::default() });
+    }
+
+    #[test]
     fn an_error_names_file_key_fault_and_remedy() {
         let cases = [
             ("bridge_name", json!("x"), "x.json: \"bridge_name\": is not a key"),
@@ -413,6 +421,8 @@ mod tests {
             ("sec", json!(true), "write \"sec\": false"),
             ("sec", json!("no"), "true or false"),
             ("cpus", json!([0, 1]), "2 cores for 1 workers"),
+            ("spin", json!(1001), "a whole number from 0 to 1000"),
+            ("min_wait", json!(-1), "a whole number from 0 to 1000"),
             ("peers", json!({}), "a list of objects"),
             ("peers", json!([{"name": "b"}]), "\"peers[0].address\": is missing"),
             (

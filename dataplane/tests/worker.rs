@@ -45,6 +45,10 @@ const TARGET: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 /// `max_datagram` is what the path between the two carries.
 fn pair(max_datagram: usize) -> [Side; 2] {
+    pair_waiting(max_datagram, Waiting::default())
+}
+
+fn pair_waiting(max_datagram: usize, waiting: Waiting) -> [Side; 2] {
     let sockets: Vec<UdpSocket> =
         (0..2).flat_map(|_| underlay::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap()).collect();
     let sessions = [session_index(PeerId(0), 1), session_index(PeerId(0), 2)];
@@ -75,14 +79,7 @@ fn pair(max_datagram: usize) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let config = WorkerConfig {
-            lane: 0,
-            cpu: None,
-            network: 3,
-            flood_rate: 1000,
-            waiting: Waiting::default(),
-            epoch: Instant::now(),
-        };
+        let config = WorkerConfig { lane: 0, cpu: None, network: 3, flood_rate: 1000, waiting, epoch: Instant::now() };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
         sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
@@ -158,6 +155,21 @@ fn every_frame_arrives_as_it_was_and_in_order() {
         assert!(b.receive(Duration::from_millis(20)).is_none(), "nothing arrives twice");
         assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
         assert_eq!(b.worker.stats.counters.get(Ending::Delivered), 150);
+    }
+}
+
+#[test]
+fn every_way_of_waiting_ends_when_a_frame_comes() {
+    for (spin, min_wait) in [(0, 0), (1000, 0), (0, 1000), (200, 200)] {
+        let [spin, min_wait] = [spin, min_wait].map(Duration::from_micros);
+        let [a, b] = pair_waiting(1472, Waiting { spin, min_wait });
+        for number in 0..50 {
+            a.send(&VnetHeader::default(), &plain(100, number));
+            let (_, arrived) = b.receive(Duration::from_secs(5)).unwrap_or_else(|| panic!("{spin:?} {min_wait:?}"));
+            assert_eq!(arrived, plain(100, number));
+            // Now and then longer than any of them looks.
+            std::thread::sleep(Duration::from_micros(if number % 10 == 0 { 3000 } else { 20 }));
+        }
     }
 }
 

@@ -18,13 +18,23 @@ const PEERS_UP: Duration = Duration::from_secs(15);
 pub(super) struct Ipop {
     id: &'static str,
     label: &'static str,
-    /// Changes the default configuration of a gateway.
-    change: fn(&mut Value),
+    /// Changes the default configuration of the gateway with this number.
+    change: fn(&mut Value, usize),
 }
 
-/// Each is measured on its own. The workers are not pinned, as nothing else in a comparison is.
-pub(super) const MODES: [Ipop; 1] =
-    [Ipop { id: "ipop-clear", label: "ipop, clear text", change: |config| config["sec"] = false.into() }];
+/// Each is measured on its own. The first is set beside the others: there the scheduler places every daemon. In the second each
+/// gateway has the core that its container is pinned to, as if that core were its machine.
+pub(super) const MODES: [Ipop; 2] = [
+    Ipop { id: "ipop-clear", label: "ipop, clear text", change: |config, _| config["sec"] = false.into() },
+    Ipop {
+        id: "ipop-clear-pinned",
+        label: "ipop, clear text, a core each",
+        change: |config, gateway| {
+            config["sec"] = false.into();
+            config["cpus"] = vec![gateway].into();
+        },
+    },
+];
 
 impl Kind for Ipop {
     fn system(&self) -> System {
@@ -38,13 +48,13 @@ impl Kind for Ipop {
     }
 
     fn start(&self, lab: &Lab, inner_mtu: u32) -> Result<Box<dyn Running>> {
-        let start = |gateway: &Gateway| {
+        let start = |(number, gateway): (usize, &Gateway)| {
             let mut config = gateway.config();
             config["mtu"] = inner_mtu.into();
-            (self.change)(&mut config);
+            (self.change)(&mut config, number);
             gateway.start_ipop(&config)
         };
-        let daemons = lab.gateways().iter().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
+        let daemons = lab.gateways().iter().enumerate().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
         for daemon in &daemons {
             daemon.wait_peers_up(PEERS_UP)?;
         }
