@@ -17,6 +17,7 @@ use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::port::PortKind;
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -59,7 +60,14 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
     for end in [&port, &inner] {
         setsockopt(end, sockopt::SndBuf, &PORT_BUFFER).expect("the buffer is set");
     }
-    let config = WorkerConfig { lane: 0, cpu: None, network: NETWORK, flood_rate: FLOOD_RATE, epoch: Instant::now() };
+    let config = WorkerConfig {
+        lane: 0,
+        cpu: None,
+        port: PortKind::Tap,
+        network: NETWORK,
+        flood_rate: FLOOD_RATE,
+        epoch: Instant::now(),
+    };
     let shared = Shared { macs, events: events.clone() };
     let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
     Side { port, worker: worker.expect("io_uring is needed"), events }

@@ -16,12 +16,8 @@ use crate::json::parse_strict;
 pub struct Config {
     /// Name of this gateway, for people.
     pub name: String,
-    /// Name of the TAP device.
-    pub tap: String,
-    /// Bridge that the TAP is attached to, if that is ours to do.
-    pub bridge: Option<String>,
-    /// MTU of the TAP; otherwise the bridge's.
-    pub mtu: Option<usize>,
+    /// The port.
+    pub port: PortConfig,
     /// UDP address.
     pub listen: SocketAddr,
     /// Network identifier, 24 bits.
@@ -44,6 +40,45 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// What a person should know about the file, although it is valid.
     pub warnings: Vec<String>,
+}
+
+/// What the gateway's frames come from and go to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortConfig {
+    /// A TAP device of its own.
+    Tap {
+        /// Its name.
+        name: String,
+        /// Bridge that it is attached to, if that is ours to do.
+        bridge: Option<String>,
+        /// Its MTU; otherwise the bridge's.
+        mtu: Option<usize>,
+    },
+    /// A whole interface.
+    AfPacket {
+        /// Its name.
+        interface: String,
+    },
+}
+
+impl PortConfig {
+    /// The bridge to attach it to.
+    pub fn bridge(&self) -> Option<&str> {
+        match self {
+            PortConfig::Tap { bridge, .. } => bridge.as_deref(),
+            PortConfig::AfPacket { .. } => None,
+        }
+    }
+}
+
+impl std::fmt::Display for PortConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            PortConfig::Tap { name, bridge: Some(bridge), .. } => write!(f, "{name}, bridge {bridge}"),
+            PortConfig::Tap { name, bridge: None, .. } => write!(f, "{name}, bridge none (attach it by hand)"),
+            PortConfig::AfPacket { interface } => write!(f, "AF_PACKET on {interface}"),
+        }
+    }
 }
 
 /// One of the other gateways.
@@ -99,11 +134,9 @@ impl Config {
             keys.error("listen", "is missing: the UDP address of this gateway, such as \"10.99.0.1:5800\"")
         })?;
         let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
-        let config = Config {
+        Ok(Config {
             name: keys.label("name")?.unwrap_or_else(host_name),
-            tap: keys.interface("tap")?.unwrap_or_else(|| "ipop".to_owned()),
-            bridge: keys.interface("bridge")?,
-            mtu: keys.number("mtu", 1500, 576..=65_521)?.map(|mtu| mtu as usize),
+            port: keys.port()?,
             listen,
             network: keys.number("network", 0, 0..=0xff_ffff)?.unwrap_or(0) as u32,
             peers: keys.peers(listen)?,
@@ -115,11 +148,7 @@ impl Config {
             cpus: keys.cpus(workers)?,
             control_socket: keys.socket_path("control_socket")?,
             warnings,
-        };
-        if config.bridge.as_deref() == Some(config.tap.as_str()) {
-            return Err(keys.error("bridge", "is the same interface as \"tap\""));
-        }
-        Ok(config)
+        })
     }
 }
 
@@ -232,6 +261,38 @@ impl Keys<'_> {
             return Err(self.error(key, format!("is \"{name}\"; {allowed}")));
         }
         Ok(Some(name))
+    }
+
+    /// A TAP, or the interface in `"port": { "af_packet": "eth1" }`.
+    fn port(&self) -> Result<PortConfig, ConfigError> {
+        let Some(value) = self.object.get("port") else {
+            let name = self.interface("tap")?.unwrap_or_else(|| "ipop".to_owned());
+            let bridge = self.interface("bridge")?;
+            if bridge.as_ref() == Some(&name) {
+                return Err(self.error("bridge", "is the same interface as \"tap\""));
+            }
+            let mtu = self.number("mtu", 1500, 576..=65_521)?.map(|mtu| mtu as usize);
+            return Ok(PortConfig::Tap { name, bridge, mtu });
+        };
+        let example = "{ \"af_packet\": \"eth1\" }";
+        let Value::Object(object) = value else {
+            return Err(self.error("port", format!("is {value}; an object is allowed, such as {example}")));
+        };
+        let keys = Keys { file: self.file, prefix: format!("{}port.", self.prefix), object };
+        keys.check_names(keys::PORT)?;
+        let interface = keys.interface("af_packet")?.ok_or_else(|| {
+            keys.error("af_packet", format!("is missing: the port is a whole interface by {example}"))
+        })?;
+        for (key, why) in [
+            ("tap", "the port is either a TAP or a whole interface"),
+            ("bridge", "only a TAP is attached to a bridge"),
+            ("mtu", "the interface keeps the MTU that it has"),
+        ] {
+            if self.object.contains_key(key) {
+                return Err(self.error(key, format!("cannot be there beside \"port\": {why}; leave one of them out")));
+            }
+        }
+        Ok(PortConfig::AfPacket { interface })
     }
 
     fn number(
@@ -379,9 +440,23 @@ mod tests {
     #[test]
     fn the_least_that_is_needed() {
         let config = Config::parse("x.json", &minimal().to_string()).unwrap();
-        assert_eq!((config.tap.as_str(), config.bridge, config.workers), ("ipop", None, 1));
+        assert_eq!(config.port, PortConfig::Tap { name: "ipop".into(), bridge: None, mtu: None });
+        assert_eq!(config.workers, 1);
         assert_eq!((config.arp_expiry, config.mac_expiry), (300, 300));
         assert!(config.warnings[0].contains("clear text"), "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn a_port_is_a_tap_or_an_interface() {
+        let config = with("port", json!({ "af_packet": "eth1" })).unwrap();
+        assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into() });
+        assert_eq!((config.port.to_string().as_str(), config.port.bridge()), ("AF_PACKET on eth1", None));
+        for (key, value) in [("tap", json!("ipop")), ("bridge", json!("lxcbr0")), ("mtu", json!(1500))] {
+            let mut config = minimal();
+            (config["port"], config[key]) = (json!({ "af_packet": "eth1" }), value);
+            let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("x.json: \"{key}\": cannot be there beside \"port\"")), "{text}");
+        }
     }
 
     #[test]
@@ -395,6 +470,14 @@ mod tests {
             ("arp_expiry", json!("300"), "is \"300\""),
             ("tap", json!("a/b"), "1 to 15 characters"),
             ("tap", json!("sixteencharacter"), "1 to 15 characters"),
+            ("port", json!("eth1"), "such as { \"af_packet\": \"eth1\" }"),
+            ("port", json!({}), "\"port.af_packet\": is missing"),
+            (
+                "port",
+                json!({ "afpacket": "eth1" }),
+                "\"port.afpacket\": is not a key of this program; did you mean \"af_packet\"?",
+            ),
+            ("port", json!({ "af_packet": "sixteencharacter" }), "\"port.af_packet\": is \"sixteencharacter\""),
             ("switchmode", json!(0), "only 1 is allowed"),
             ("sec", json!(true), "write \"sec\": false"),
             ("sec", json!("no"), "true or false"),

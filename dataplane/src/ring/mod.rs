@@ -6,6 +6,7 @@
 // slots are boxed and lent out until their completion; the drop order below lets the requests end first.
 #![allow(unsafe_code)]
 
+mod message;
 mod pool;
 mod slots;
 
@@ -22,6 +23,10 @@ pub(crate) use pool::BufferPool;
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 
 use crate::addr::PeerId;
+use crate::ending::Ending;
+use crate::port::PortKind;
+use crate::wire::ethernet::VLAN_TAG_LEN;
+use crate::wire::tag;
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -29,11 +34,13 @@ const STOP: Fixed = Fixed(2);
 const PORT_GROUP: u16 = 0;
 const UNDERLAY_GROUP: u16 = 1;
 
-/// A frame with its virtio_net_hdr: the largest that a TAP can hand over, in whole pages.
+/// A frame with its virtio_net_hdr: the largest that a TAP can hand over, in whole pages. From a packet socket, behind
+/// `struct io_uring_recvmsg_out` and control data.
 const PORT_BUFFER: usize = 17 * 4096;
 /// A 64 KiB train behind `struct io_uring_recvmsg_out`, name and control data.
 const UNDERLAY_BUFFER: usize = 17 * 4096;
-const _: () = assert!(PORT_BUFFER >= crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
+const _: () =
+    assert!(PORT_BUFFER >= 16 + AUXDATA_LEN + crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
 const PORT_BUFFERS: u16 = 256;
 const UNDERLAY_BUFFERS: u16 = 128;
 const SEND_SLOTS: u16 = 64;
@@ -47,6 +54,9 @@ const _: () =
 const NAME_LEN: usize = size_of::<libc::sockaddr_in6>();
 /// Room for the `UDP_GRO` message.
 const CONTROL_LEN: usize = 64;
+/// Room for a `struct tpacket_auxdata`, and for the tag that it tells of: the frame follows.
+const AUXDATA_LEN: usize = 40;
+const _: () = assert!(AUXDATA_LEN >= VLAN_TAG_LEN);
 
 /// What a completion is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +93,10 @@ impl Token {
 /// What the worker has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// `len` octets from the port in a buffer of the port's pool: virtio_net_hdr and frame.
-    Frame { buffer: u16, len: usize },
+    /// `len` octets from the port, `at` so many in a buffer of the port's pool: virtio_net_hdr and frame.
+    Frame { buffer: u16, at: usize, len: usize },
+    /// The port had a frame, but it could not be taken.
+    Lost(Ending),
     /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
     Train { buffer: u16, len: usize },
     /// The stop event was signalled.
@@ -133,6 +145,8 @@ pub(crate) struct Ring {
     // Dropped first: `Drop` has cancelled what was in flight, then the descriptor closes, then the memory goes.
     queue: Queue,
     receive: Box<libc::msghdr>,
+    /// For a packet socket, which is received from; a TAP is read.
+    port_receive: Option<Box<libc::msghdr>>,
     stop_value: Box<u64>,
     pub(crate) port_pool: BufferPool,
     pub(crate) underlay_pool: BufferPool,
@@ -187,7 +201,12 @@ impl Writer<'_> {
 
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
-    pub(crate) fn new(port: BorrowedFd<'_>, underlay: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Ring> {
+    pub(crate) fn new(
+        kind: PortKind,
+        port: BorrowedFd<'_>,
+        underlay: BorrowedFd<'_>,
+        stop: BorrowedFd<'_>,
+    ) -> io::Result<Ring> {
         let io = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -201,13 +220,10 @@ impl Ring {
             // SAFETY: `address` is a live page-aligned map of `entries` entries, owned by the pool beside `io`.
             unsafe { io.submitter().register_buf_ring_with_flags(address, entries, group, 0)? };
         }
-        // SAFETY: all-zero is a valid msghdr; only the two lengths are read for a multishot receive.
-        let mut receive: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
-        receive.msg_namelen = NAME_LEN as u32;
-        receive.msg_controllen = CONTROL_LEN;
         let mut ring = Ring {
             queue: Queue { io },
-            receive,
+            receive: multishot_header(NAME_LEN, CONTROL_LEN),
+            port_receive: (kind == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
             stop_value: Box::new(0),
             port_pool,
             underlay_pool,
@@ -291,13 +307,36 @@ impl Ring {
         Some(Train {
             from: parse_address(out.name_data())?,
             range: start..start + payload.len(),
-            segment: parse_gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
+            segment: message::gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
         })
+    }
+
+    /// What came from the port in a buffer: a TAP fills it from the start; from a packet socket the frame lies behind what
+    /// the kernel tells of it, and gets its tag back.
+    fn frame(&mut self, buffer: u16, len: usize) -> Arrival {
+        let Some(receive) = &self.port_receive else { return Arrival::Frame { buffer, at: 0, len } };
+        let parsed = RecvMsgOut::parse(self.port_pool.bytes(buffer, 0..len), receive).ok();
+        // The kernel drops what does not fit, without a word in the length.
+        let whole = parsed.filter(|out| !out.is_payload_truncated());
+        let found = whole.map(|out| (out.payload_data().len(), message::tag(out.control_data())));
+        let Some((frame_len, tag)) = found else {
+            self.port_pool.release(buffer);
+            return Arrival::Lost(Ending::FrameTruncated);
+        };
+        let at = len - frame_len;
+        if let Some(tag) = tag
+            && tag::restore(self.port_pool.bytes_mut(buffer, at - VLAN_TAG_LEN..len), tag)
+        {
+            return Arrival::Frame { buffer, at: at - VLAN_TAG_LEN, len: frame_len + VLAN_TAG_LEN };
+        }
+        Arrival::Frame { buffer, at, len: frame_len }
     }
 
     fn arm(&mut self) -> io::Result<()> {
         if !self.port_armed && self.port_pool.has_free() {
-            let entry = if self.port_multishot {
+            let entry = if let Some(receive) = &self.port_receive {
+                opcode::RecvMsgMulti::new(PORT, &**receive, PORT_GROUP).build()
+            } else if self.port_multishot {
                 // io-uring 0.7.15 overwrites the flag of a registered file here, and descriptor 0 would be read.
                 opcode::ReadMulti::new(PORT, 0, PORT_GROUP).build().flags(squeue::Flags::FIXED_FILE)
             } else {
@@ -306,7 +345,8 @@ impl Ring {
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT)
             };
-            // SAFETY: the kernel writes only to buffers that it picks from the registered group.
+            // SAFETY: the kernel writes only to buffers that it picks from the registered group; `port_receive` is boxed
+            // and lives as long as the ring.
             unsafe { self.queue.push(entry, Token::PortRead)? };
             self.port_armed = true;
         }
@@ -337,9 +377,17 @@ impl Ring {
                 match (result, buffer) {
                     (len, Some(buffer)) if len >= 0 => {
                         self.port_pool.received(buffer);
-                        self.arrivals.push_back(Arrival::Frame { buffer, len: len as usize });
+                        let arrival = self.frame(buffer, len as usize);
+                        self.arrivals.push_back(arrival);
+                    }
+                    // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
+                    // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
+                    (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
+                        self.arrivals.push_back(Arrival::Lost(Ending::FrameMetadata));
                     }
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
+                    // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
+                    (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
                     (code, _) if is_passing(code) => {}
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
@@ -394,6 +442,16 @@ impl Drop for Ring {
     }
 }
 
+/// For a multishot receive, which reads only the two lengths of it: how much room each buffer has for a name and for
+/// control messages.
+fn multishot_header(name: usize, control: usize) -> Box<libc::msghdr> {
+    // SAFETY: all-zero is a valid msghdr.
+    let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+    header.msg_namelen = name as u32;
+    header.msg_controllen = control;
+    header
+}
+
 /// Results of a read from the port that end neither the port nor the worker.
 fn is_passing(code: i32) -> bool {
     [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
@@ -411,22 +469,6 @@ fn parse_address(name: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// The size of the datagrams in a train, from the `UDP_GRO` control message; `None` if there is just one.
-fn parse_gro_size(mut control: &[u8]) -> Option<usize> {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    while let Some(header) = control.first_chunk::<HEADER>() {
-        let len = usize::from_ne_bytes(*header.first_chunk()?);
-        let level = i32::from_ne_bytes(*header[8..].first_chunk()?);
-        let kind = i32::from_ne_bytes(*header[12..].first_chunk()?);
-        let data = control.get(HEADER..len)?;
-        if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
-            return usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok();
-        }
-        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,22 +480,6 @@ mod tests {
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }
-    }
-
-    #[test]
-    fn gro_size_among_other_messages() {
-        let message = |level: i32, kind: i32, value: i32| {
-            let mut m = 20usize.to_ne_bytes().to_vec();
-            m.extend_from_slice(&level.to_ne_bytes());
-            m.extend_from_slice(&kind.to_ne_bytes());
-            m.extend_from_slice(&value.to_ne_bytes());
-            m.resize(24, 0);
-            m
-        };
-        let control = [message(libc::SOL_IP, 8, 1), message(libc::SOL_UDP, libc::UDP_GRO, 1472)].concat();
-        assert_eq!(parse_gro_size(&control), Some(1472));
-        assert_eq!(parse_gro_size(&control[..24]), None);
-        assert_eq!(parse_gro_size(&[0; 16]), None);
     }
 
     #[test]

@@ -116,6 +116,14 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(self.data.at.as_ptr().add(start), range.len()) }
     }
 
+    /// The same octets to change. Nobody else may hold the buffer: the kernel could be reading it for another holder.
+    pub(crate) fn bytes_mut(&mut self, buffer: u16, range: Range<usize>) -> &mut [u8] {
+        assert!(self.refs[usize::from(buffer)].get() == 1 && range.start <= range.end && range.end <= self.buffer_len);
+        let start = usize::from(buffer) * self.buffer_len + range.start;
+        // SAFETY: inside the map, ours alone (asserted above), and `&mut self` rules out slices of it.
+        unsafe { std::slice::from_raw_parts_mut(self.data.at.as_ptr().add(start), range.len()) }
+    }
+
     /// The same octets for the kernel to read; the caller keeps a reference until that is done.
     pub(crate) fn iovec(&self, buffer: u16, range: Range<usize>) -> libc::iovec {
         let bytes = self.bytes(buffer, range);
@@ -152,11 +160,22 @@ mod tests {
         pool.release(1);
         assert_eq!(pool.tail, 2);
         assert_eq!(pool.bytes(1, 0..64), [0; 64]);
+        pool.bytes_mut(1, 2..4).fill(7);
+        assert_eq!(pool.bytes(1, 0..6), [0, 0, 7, 7, 0, 0]);
         pool.release(1);
         assert_eq!(pool.tail, 3);
         pool.received(0);
         pool.received(1);
         assert!(!pool.has_free());
+    }
+
+    #[test]
+    #[should_panic(expected = "== 1")]
+    fn a_buffer_of_two_holders_cannot_be_changed() {
+        let mut pool = BufferPool::new(2, 64).unwrap();
+        pool.received(0);
+        pool.retain(0);
+        pool.bytes_mut(0, 0..1);
     }
 
     #[test]

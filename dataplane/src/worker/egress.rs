@@ -15,7 +15,7 @@ use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit, Verdict};
 use crate::peers::PeerView;
-use crate::ring::{MAX_DATAGRAMS, Sender, SlotId};
+use crate::ring::{BufferPool, MAX_DATAGRAMS, Sender, SlotId};
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
@@ -61,26 +61,38 @@ pub(super) struct Egress {
     finished: Box<[u8; 2048]>,
 }
 
+/// Where the port put a frame: a buffer of its pool, and the octets there of virtio_net_hdr and frame.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) buffer: u16,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
 /// A frame from the port, parsed and checked.
 #[derive(Clone, Copy)]
 struct Parcel<'a> {
     frame: Frame<'a>,
     vnet: VnetHeader,
     csum: Option<PartialChecksum>,
-    /// The pool buffer that the frame lies in, behind its virtio_net_hdr.
+    /// The pool buffer that the frame lies in.
     buffer: u16,
+    /// Where it begins there.
+    at: usize,
 }
 
 impl<'a> Parcel<'a> {
     /// Step (2).
-    fn parse(bytes: &'a [u8], buffer: u16) -> Result<Parcel<'a>, Ending> {
-        let (vnet, bytes) = VnetHeader::read_from_prefix(bytes).map_err(|_| Ending::FrameTruncated)?;
+    fn parse(pool: &'a BufferPool, place: Place) -> Result<Parcel<'a>, Ending> {
+        let Place { buffer, at, len } = place;
+        let (vnet, bytes) =
+            VnetHeader::read_from_prefix(pool.bytes(buffer, at..at + len)).map_err(|_| Ending::FrameTruncated)?;
         let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
         let csum = vnet.partial_checksum();
         if csum.is_some_and(|csum| !csum.fits(bytes.len())) {
             return Err(Ending::FrameMetadata);
         }
-        Ok(Parcel { frame, vnet, csum, buffer })
+        Ok(Parcel { frame, vnet, csum, buffer, at: at + VNET_HEADER_LEN })
     }
 
     /// True for UDP to a DHCP client with an unfinished checksum. Such clients read raw packets and check the sum
@@ -109,25 +121,25 @@ impl Egress {
     }
 
     /// Handles what one read from the port brought.
-    pub(super) fn frame(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
-        let ending = match self.decide(context, buffer, len) {
+    pub(super) fn frame(&mut self, context: &mut Context<'_>, place: Place) -> io::Result<()> {
+        let ending = match self.decide(context, place) {
             Verdict::Drop(ending) => ending,
             Verdict::Control => Ending::ToControl,
             Verdict::Peer(peer) => {
                 if context.table.get(peer).is_some_and(|view| view.up) {
-                    self.post(context, buffer, len, peer)?.err().unwrap_or(Ending::ToPeer)
+                    self.post(context, place, peer)?.err().unwrap_or(Ending::ToPeer)
                 } else {
                     Ending::PeerDown
                 }
             }
             Verdict::AllPeers | Verdict::Flood if context.table.up.is_empty() => Ending::NoPeer,
             Verdict::AllPeers => {
-                self.post_to_all(context, buffer, len)?;
+                self.post_to_all(context, place)?;
                 Ending::ToAllPeers
             }
             Verdict::Flood if !self.flood.allow(context.now.ms) => Ending::FloodRate,
             Verdict::Flood => {
-                self.post_to_all(context, buffer, len)?;
+                self.post_to_all(context, place)?;
                 Ending::Flooded
             }
         };
@@ -136,8 +148,8 @@ impl Egress {
     }
 
     /// Steps (2) to (4), and what goes to the control thread.
-    fn decide(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> Verdict {
-        let parcel = match Parcel::parse(context.ring.port_pool.bytes(buffer, 0..len), buffer) {
+    fn decide(&mut self, context: &mut Context<'_>, place: Place) -> Verdict {
+        let parcel = match Parcel::parse(&context.ring.port_pool, place) {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
@@ -158,9 +170,9 @@ impl Egress {
         verdict
     }
 
-    fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, len: usize) -> io::Result<()> {
+    fn post_to_all(&mut self, context: &mut Context<'_>, place: Place) -> io::Result<()> {
         for index in 0..context.table.up.len() {
-            if let Err(ending) = self.post(context, buffer, len, context.table.up[index])? {
+            if let Err(ending) = self.post(context, place, context.table.up[index])? {
                 context.count(ending);
             }
         }
@@ -168,13 +180,7 @@ impl Egress {
     }
 
     /// Step (5): appends the frame to a peer's outbox, in one record, in slices, or in pieces.
-    fn post(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: u16,
-        len: usize,
-        peer: PeerId,
-    ) -> io::Result<Result<(), Ending>> {
+    fn post(&mut self, context: &mut Context<'_>, place: Place, peer: PeerId) -> io::Result<Result<(), Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
             self.flush(context)?;
             context.ring.submit_now()?;
@@ -184,8 +190,7 @@ impl Egress {
             return Ok(Err(Ending::PeerDown));
         };
         let mut sender = ring.sender();
-        let pool = sender.pool;
-        let parcel = match Parcel::parse(pool.bytes(buffer, 0..len), buffer) {
+        let parcel = match Parcel::parse(sender.pool, place) {
             Ok(parcel) => parcel,
             Err(ending) => return Ok(Err(ending)),
         };
@@ -220,7 +225,7 @@ impl Egress {
             if bytes.len() <= COPY_MAX {
                 slot.append_copy(bytes);
             } else {
-                slot.append_buffer(pool, parcel.buffer, VNET_HEADER_LEN..VNET_HEADER_LEN + bytes.len());
+                slot.append_buffer(pool, parcel.buffer, parcel.at..parcel.at + bytes.len());
             }
             return Ok(Ok(()));
         }
@@ -265,7 +270,7 @@ impl Egress {
     ) -> io::Result<Result<(), Ending>> {
         let (prefix, pool) = (super_frame.prefix_len(), sender.pool);
         let slice = path.view.max_datagram - DATAGRAM_HEADER_LEN - prefix;
-        let payload_at = VNET_HEADER_LEN + super_frame.headers.len();
+        let payload_at = parcel.at + super_frame.headers.len();
         let number = self.super_frames;
         self.super_frames = number.wrapping_add(1);
         for offset in (0..super_frame.payload.len()).step_by(slice) {
@@ -312,7 +317,7 @@ impl Egress {
             // The checksum field lies in the first piece, in front of the frame.
             let own = if offset == 0 { field.len() } else { 0 };
             slot.append_copy(&field[..own]);
-            let from = VNET_HEADER_LEN + offset + own - field.len();
+            let from = parcel.at + offset + own - field.len();
             slot.append_buffer(pool, parcel.buffer, from..from + len - own);
         }
         Ok(Ok(()))

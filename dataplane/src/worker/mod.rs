@@ -21,9 +21,10 @@ use crate::event::{Event, Events};
 use crate::forward::Learn;
 use crate::mac_table::MacTable;
 use crate::peers::{Mailbox, PeerTable};
+use crate::port::{self, PortKind};
 use crate::ring::{Arrival, Ring};
 
-use egress::Egress;
+use egress::{Egress, Place};
 use ingress::Ingress;
 
 /// What a worker is told at its start.
@@ -33,6 +34,8 @@ pub struct WorkerConfig {
     pub lane: u8,
     /// The core that it stays on.
     pub cpu: Option<usize>,
+    /// What its queue of the port is.
+    pub port: PortKind,
     /// Network identifier, 24 bits.
     pub network: u32,
     /// Unknown unicast frames per second that are flooded.
@@ -104,7 +107,7 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    Ring::new(port.as_fd(), underlay.as_fd(), stop.as_fd())
+                    Ring::new(config.port, port.as_fd(), underlay.as_fd(), stop.as_fd())
                 };
                 let ring = match begin() {
                     Ok(ring) => ring,
@@ -281,10 +284,11 @@ impl<'a> State<'a> {
             while let Some(arrival) = self.context.ring.next_arrival() {
                 match arrival {
                     // (1) to (5)
-                    Arrival::Frame { buffer, len } => {
-                        self.egress.frame(&mut self.context, buffer, len)?;
+                    Arrival::Frame { buffer, at, len } => {
+                        self.egress.frame(&mut self.context, Place { buffer, at, len })?;
                         self.context.ring.port_pool.release(buffer);
                     }
+                    Arrival::Lost(ending) => self.context.count(ending),
                     // (7) to (11)
                     Arrival::Train { buffer, len } => {
                         self.ingress.train(&mut self.context, buffer, len)?;
@@ -312,8 +316,7 @@ impl<'a> State<'a> {
         }
         for refusal in ring.refusals() {
             let ending = match (refusal.port, refusal.errno) {
-                (true, libc::EIO) => Ending::PortDown,
-                (true, _) => Ending::PortRefused,
+                (true, errno) => port::refusal(errno),
                 (false, libc::EMSGSIZE) => {
                     news.push(Event::TooBig(refusal.peer));
                     Ending::SendTooBig
