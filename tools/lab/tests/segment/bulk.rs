@@ -259,7 +259,7 @@ fn to_dhcp_clients() -> Outcome {
 
 /// The sum over a UDP or TCP packet that is whole, with its pseudo header: ffff if it is right. The first number tells
 /// which: UDP over IPv4, over IPv6, TCP over IPv4, over IPv6.
-fn transport_sum(frame: &[u8]) -> Option<(usize, u16)> {
+pub(crate) fn transport_sum(frame: &[u8]) -> Option<(usize, u16)> {
     let packet = frame.get(14..)?;
     let (v6, addresses, protocol, payload) = match frame[12..14] {
         [0x08, 0x00] => {

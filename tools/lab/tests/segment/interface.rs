@@ -11,20 +11,22 @@
 
 use std::time::Duration;
 
+use ipop_lab::arp::Mac;
 use ipop_lab::topology::Builder;
 use ipop_lab::{Container, Daemon, Lab, interrupt};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::bulk::{datagrams, exchange};
-use crate::support::{HERE, Outcome, SOON, Segment, Station, THERE, THERE_V6, ensure, numbered, until};
+use crate::bulk::{datagrams, exchange, transport_sum};
+use crate::support::{HERE, Outcome, SOON, Segment, Station, THERE, THERE_V6, ensure, ethernet, numbered, until};
 use crate::tags;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("an_interface_as_port_carries_streams", streams),
     Test::new("an_interface_as_port_with_two_workers", two_workers),
     Test::new("an_interface_as_port_carries_tags", carries_tags),
+    Test::with("an_interface_as_port_finishes_tagged_frames", &["ethtool"], tagged_offloads),
     Test::with("an_interface_as_port_carries_vlan_interfaces", &["vlan"], vlan_interfaces),
     Test::new("an_interface_as_port_goes_down_and_up", down_and_up),
     Test::new("an_interface_as_port_is_deleted", deleted),
@@ -123,6 +125,70 @@ fn carries_tags() -> Outcome {
     tags::arrive_as_they_are(&mut stations)?;
     stations.reverse();
     tags::arrive_as_they_are(&mut stations)
+}
+
+/// What a host leaves to its card is told in places of the frame, and the tag moves these. The cable to the receiver has no
+/// card that would do the work, so it is done by software that believes what it is told.
+fn tagged_offloads() -> Outcome {
+    const VLAN: [u8; 4] = [0x81, 0, 0x60, 10];
+    let (segment, c0, c1) = start_silent()?;
+    segment.lab.gateway(0).run(["ethtool", "-K", &c0.port(), "tx", "off"])?;
+    segment.lab.gateway(1).run(["ethtool", "-K", &c1.port(), "tx", "off"])?;
+    segment.wait_full_path(1500)?;
+    let mut stations = [Station::of(c0)?, Station::of(c1)?];
+    for _direction in 0..2 {
+        let [here, there] = &mut stations;
+        there.introduce()?;
+        for (protocol, header_len, payload_len) in [(17u8, 8usize, 700usize), (6, 20, 700), (6, 20, 5000)] {
+            let payload: Vec<u8> = (0..payload_len).map(|at| (at % 251) as u8).collect();
+            let frame = unfinished(there.mac, here.mac, protocol, header_len, &payload);
+            let tagged = [&frame[..12], &VLAN, &frame[12..]].concat();
+            // NEEDS_CSUM from behind the IP header on; a super-frame is TCP over IPv4, 1000 octets in each segment.
+            let mut header = [1, 0, 0, 0, 0, 0, 38, 0, if protocol == 17 { 6 } else { 16 }, 0];
+            if payload_len > 1460 {
+                (header[1], header[2]) = (1, 38 + header_len as u8);
+                header[4..6].copy_from_slice(&1000u16.to_le_bytes());
+            }
+            here.port.send_unfinished(header, &tagged)?;
+            let mut came = Vec::new();
+            while came.len() < payload_len {
+                let what = || format!("{} of {payload_len} octets of protocol {protocol} came", came.len());
+                let frame = there.port.recv(SOON)?.ok_or_else(what)?;
+                if frame.get(12..16) != Some(&VLAN) {
+                    continue;
+                }
+                let plain = [&frame[..12], &frame[16..]].concat();
+                let sum = transport_sum(&plain).map(|(_, sum)| sum);
+                ensure(sum == Some(0xffff), || format!("protocol {protocol}: {:02x?}", &frame[..frame.len().min(80)]))?;
+                came.extend_from_slice(&plain[34 + header_len..]);
+            }
+            ensure(came == payload, || format!("{payload_len} octets of protocol {protocol} came changed"))?;
+        }
+        stations.reverse();
+    }
+    Ok(())
+}
+
+/// UDP or TCP over IPv4 as it leaves a host's stack: in the place of the checksum is the sum of the pseudo-header.
+fn unfinished(to: Mac, from: Mac, protocol: u8, header_len: usize, payload: &[u8]) -> Vec<u8> {
+    let add = |octets: &[u8]| octets.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum::<u32>();
+    let fold = |sum: u32| ((sum & 0xffff) + (sum >> 16)) as u16;
+    let length = header_len + payload.len();
+    let mut ip = [0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0, 10, 0, 3, 3, 10, 0, 3, 104];
+    ip[2..4].copy_from_slice(&(20 + length as u16).to_be_bytes());
+    let sum = !fold(add(&ip));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut transport = vec![0; header_len];
+    transport[..4].copy_from_slice(&[0x1b, 0x58, 0x1b, 0x59]);
+    if protocol == 17 {
+        transport[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+    } else {
+        transport[12..15].copy_from_slice(&[0x50, 0x10, 0xff]);
+    }
+    let at = if protocol == 17 { 6 } else { 16 };
+    let pseudo = fold(add(&ip[12..20]) + u32::from(protocol) + length as u32);
+    transport[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+    ethernet(to, from, 0x0800, &[&ip[..], &transport, payload].concat())
 }
 
 /// Tagged frames with unfinished checksums, and tagged super-frames.
