@@ -196,7 +196,7 @@ fn open(name: &str) -> Result<OwnedFd, (&'static str, io::Error)> {
     // (`__dev_direct_xmit()` in net/core/dev.c), and every frame while the interface's queue is full.
     let header = VNET_HEADER_LEN as libc::c_int;
     set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR_SZ, header)
-        .map_err(|e| ("PACKET_VNET_HDR_SZ (of Linux 6.6)", e))?;
+        .map_err(|e| ("PACKET_VNET_HDR_SZ (of Linux 6.4)", e))?;
     set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1).map_err(|e| ("PACKET_AUXDATA", e))?;
     for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.

@@ -1,6 +1,7 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
 mod peers;
+mod port;
 mod post;
 mod view;
 
@@ -14,12 +15,11 @@ use std::time::{Duration, Instant};
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
-use ipop_dataplane::interface::mtu_of;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
-use ipop_dataplane::packet::{PacketError, PacketPort};
+use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
-use ipop_dataplane::tap::{Tap, TapError};
+use ipop_dataplane::tap::TapError;
 use ipop_dataplane::underlay::{self, UnderlayError};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
@@ -33,7 +33,7 @@ use tracing::{info, warn};
 
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
-use crate::config::{Config, PortConfig};
+use crate::config::Config;
 use crate::link::{Handshake, Link, LinkEvent};
 use crate::macs::Macs;
 use crate::path_mtu::PathMtu;
@@ -237,7 +237,7 @@ impl Gateway {
         // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
         let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
 
-        let port = open_port(&config, tap_mac)?;
+        let port = port::open(&config, tap_mac)?;
         let mut sockets = underlay::bind(config.listen, config.workers)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
         let links: Vec<Link> = config
@@ -429,44 +429,6 @@ impl Gateway {
         Ok(())
     }
 
-    /// A bridge that was made anew (lxc-net restarts so) gets its port back.
-    fn keep_in_bridge(&mut self) {
-        let (Port::Tap(tap), Some(bridge)) = (&self.port, self.config.port.bridge()) else { return };
-        self.follow_bridge_mtu(tap, bridge);
-        match tap.attach_to(bridge) {
-            Ok(attached) => {
-                if attached {
-                    info!("{} is a port of {bridge} again", tap.name());
-                }
-                self.bridge_missing = false;
-            }
-            Err(error) if !self.bridge_missing => {
-                warn!("{error}; trying again every second");
-                self.bridge_missing = true;
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn look_at_port(&mut self) -> Result<(), PacketError> {
-        self.port.check()?;
-        self.count_kernel_drops();
-        let down = !self.port.is_up();
-        if down != self.port_down {
-            self.port_down = down;
-            if down {
-                warn!("{0} is down, so nothing passes; `ip link set {0} up` mends it", self.port.name());
-            } else {
-                info!("{} is up again", self.port.name());
-            }
-        }
-        Ok(())
-    }
-
-    fn count_kernel_drops(&self) {
-        self.counters.add(Ending::PortKernelDrops, self.port.kernel_drops());
-    }
-
     /// Says what an operator should look at, but not for every frame that shows it.
     fn warn_of_trouble(&mut self, now_ms: u64) {
         let stats = self.macs.stats;
@@ -485,22 +447,6 @@ impl Gateway {
         }
     }
 
-    /// The port takes every frame that the bridge's other ports may have.
-    fn follow_bridge_mtu(&self, tap: &Tap, bridge: &str) {
-        if matches!(self.config.port, PortConfig::Tap { mtu: Some(_), .. }) {
-            return;
-        }
-        // The bridge's own MTU is the least of its ports', ours included, unless somebody has set it: so ours must not
-        // come from there alone, or it could never rise.
-        let wanted = tap.bridge_ports(bridge).filter_map(|port| mtu_of(&port).ok()).chain(mtu_of(bridge).ok()).max();
-        if let (Some(wanted), Ok(mtu)) = (wanted, tap.mtu())
-            && wanted != mtu
-            && tap.set_mtu(wanted).is_ok()
-        {
-            info!("{} takes frames of {wanted} octets now, as other ports of {bridge} do", tap.name());
-        }
-    }
-
     /// Runs a step of the resolver and does what it asks for.
     fn step<T>(&mut self, now_ms: u64, run: impl FnOnce(&mut Resolver, &mut Step<'_>) -> T) -> T {
         let mut out: Vec<Action> = Vec::new();
@@ -511,26 +457,6 @@ impl Gateway {
             self.perform(action);
         }
         result
-    }
-}
-
-fn open_port(config: &Config, tap_mac: [u8; 5]) -> Result<Port, GatewayError> {
-    match &config.port {
-        PortConfig::Tap { name, mtu, .. } => {
-            let tap = Tap::create(name, config.workers, tap_mac)?;
-            if let Some(mtu) = mtu {
-                tap.set_mtu(*mtu)?;
-            }
-            Ok(Port::Tap(tap))
-        }
-        PortConfig::AfPacket { interface } => {
-            for peer in &config.peers {
-                if underlay::leaves_through(config.listen, peer.address, interface).map_err(call("getifaddrs"))? {
-                    return Err(GatewayError::PortIsUnderlay { interface: interface.clone(), peer: peer.name.clone() });
-                }
-            }
-            Ok(Port::Packet(PacketPort::open(interface, config.workers)?))
-        }
     }
 }
 
