@@ -17,6 +17,7 @@ use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::port::PortKind;
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
@@ -62,6 +63,7 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
     let config = WorkerConfig {
         lane: 0,
         cpu: None,
+        port: PortKind::Tap,
         network: NETWORK,
         flood_rate: FLOOD_RATE,
         waiting: Waiting::default(),

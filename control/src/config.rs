@@ -1,6 +1,7 @@
 //! The config file: strict JSON, flat, IPOP's key names where they exist.
 
 mod keys;
+mod port;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use ipop_dataplane::peers::same_address;
 use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
 
+pub use port::PortConfig;
+
 use crate::json::parse_strict;
 
 /// A checked configuration.
@@ -18,12 +21,8 @@ use crate::json::parse_strict;
 pub struct Config {
     /// Name of this gateway, for people.
     pub name: String,
-    /// Name of the TAP device.
-    pub tap: String,
-    /// Bridge that the TAP is attached to, if that is ours to do.
-    pub bridge: Option<String>,
-    /// MTU of the TAP; otherwise the bridge's.
-    pub mtu: Option<usize>,
+    /// The port.
+    pub port: PortConfig,
     /// UDP address.
     pub listen: SocketAddr,
     /// Network identifier, 24 bits.
@@ -103,11 +102,9 @@ impl Config {
             keys.error("listen", "is missing: the UDP address of this gateway, such as \"10.99.0.1:5800\"")
         })?;
         let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
-        let config = Config {
+        Ok(Config {
             name: keys.label("name")?.unwrap_or_else(host_name),
-            tap: keys.interface("tap")?.unwrap_or_else(|| "ipop".to_owned()),
-            bridge: keys.interface("bridge")?,
-            mtu: keys.number("mtu", 1500, 576..=65_521)?.map(|mtu| mtu as usize),
+            port: keys.port()?,
             listen,
             network: keys.number("network", 0, 0..=0xff_ffff)?.unwrap_or(0) as u32,
             peers: keys.peers(listen)?,
@@ -120,11 +117,7 @@ impl Config {
             waiting: keys.waiting()?,
             control_socket: keys.socket_path("control_socket")?,
             warnings,
-        };
-        if config.bridge.as_deref() == Some(config.tap.as_str()) {
-            return Err(keys.error("bridge", "is the same interface as \"tap\""));
-        }
-        Ok(config)
+        })
     }
 }
 
@@ -393,7 +386,8 @@ mod tests {
     #[test]
     fn the_least_that_is_needed() {
         let config = Config::parse("x.json", &minimal().to_string()).unwrap();
-        assert_eq!((config.tap.as_str(), config.bridge, config.workers), ("ipop", None, 1));
+        assert_eq!(config.port, PortConfig::Tap { name: "ipop".into(), bridge: None, mtu: None });
+        assert_eq!(config.workers, 1);
         assert_eq!((config.arp_expiry, config.mac_expiry), (300, 300));
         assert!(config.warnings[0].contains("clear text"), "{:?}", config.warnings);
     }
@@ -407,6 +401,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_is_a_tap_or_an_interface() {
+        let config = with("port", json!({ "af_packet": "eth1" })).unwrap();
+        assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into() });
+        assert_eq!((config.port.to_string().as_str(), config.port.bridge()), ("AF_PACKET on eth1", None));
+        for (key, value) in [("tap", json!("ipop")), ("bridge", json!("lxcbr0")), ("mtu", json!(1500))] {
+            let mut config = minimal();
+            (config["port"], config[key]) = (json!({ "af_packet": "eth1" }), value);
+            let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
+            assert!(text.starts_with(&format!("x.json: \"{key}\": cannot be there beside \"port\"")), "{text}");
+        }
+    }
+
+    #[test]
     fn an_error_names_file_key_fault_and_remedy() {
         let cases = [
             ("bridge_name", json!("x"), "x.json: \"bridge_name\": is not a key"),
@@ -417,6 +424,14 @@ mod tests {
             ("arp_expiry", json!("300"), "is \"300\""),
             ("tap", json!("a/b"), "1 to 15 characters"),
             ("tap", json!("sixteencharacter"), "1 to 15 characters"),
+            ("port", json!("eth1"), "such as { \"af_packet\": \"eth1\" }"),
+            ("port", json!({}), "\"port.af_packet\": is missing"),
+            (
+                "port",
+                json!({ "afpacket": "eth1" }),
+                "\"port.afpacket\": is not a key of this program; did you mean \"af_packet\"?",
+            ),
+            ("port", json!({ "af_packet": "sixteencharacter" }), "\"port.af_packet\": is \"sixteencharacter\""),
             ("switchmode", json!(0), "only 1 is allowed"),
             ("sec", json!(true), "write \"sec\": false"),
             ("sec", json!("no"), "true or false"),

@@ -31,7 +31,7 @@ pub struct Status {
     /// Network identifier.
     pub network: u32,
     /// The port.
-    pub tap: TapStatus,
+    pub port: PortStatus,
     /// UDP address.
     pub listen: String,
     /// The worker threads.
@@ -63,9 +63,21 @@ pub struct Usage {
     pub of: usize,
 }
 
+/// What the port is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortKind {
+    /// A TAP of the gateway's own.
+    Tap,
+    /// A whole interface.
+    AfPacket,
+}
+
 /// The port.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TapStatus {
+pub struct PortStatus {
+    /// What it is.
+    pub kind: PortKind,
     /// Interface name.
     pub name: String,
     /// Its own MAC.

@@ -117,8 +117,14 @@ endings! {
     FragmentTimeout = "fragment_timeout", Dropped;
     /// Peer: given up for a newer frame because the table of unfinished frames is full.
     FragmentEvicted = "fragment_evicted", Dropped;
-    /// The port does not take the frame because it is down (EIO).
+    /// Port: the kernel dropped it before it was read, because the socket's buffer was full (a packet socket only).
+    PortKernelDrops = "port_kernel_drops", Dropped;
+    /// The port does not take the frame because it is down (EIO, ENETDOWN, ENXIO).
     PortDown = "port_down", Dropped;
+    /// The frame is larger than the MTU of the port (EMSGSIZE).
+    PortTooBig = "port_too_big", Dropped;
+    /// The port's send queue is full (ENOBUFS, EAGAIN).
+    PortQueueFull = "port_queue_full", Dropped;
     /// The kernel refused the frame at the port.
     PortRefused = "port_refused", Dropped;
     /// Every write slot is in flight.

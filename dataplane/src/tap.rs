@@ -5,11 +5,12 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
 use crate::addr::MacAddr;
+use crate::interface::{self, control_call, request};
 use crate::wire::vnet::VNET_HEADER_LEN;
 use crate::{PATIENCE, PAUSE};
 
@@ -161,7 +162,7 @@ impl Tap {
 
     /// The MTU as it is now.
     pub fn mtu(&self) -> Result<usize, TapError> {
-        mtu_of(&self.name).map_err(|error| self.failed("SIOCGIFMTU", error))
+        interface::mtu_of(&self.name).map_err(|error| self.failed("SIOCGIFMTU", error))
     }
 
     /// Makes the device a port of `bridge`. `Ok(false)` if it is a port of a bridge already.
@@ -207,10 +208,7 @@ impl Tap {
 
     /// False if somebody has set the interface down, or deleted it.
     pub fn is_up(&self) -> bool {
-        let mut request = self.request();
-        // SAFETY: SIOCGIFFLAGS filled this field of the union.
-        control_call(libc::SIOCGIFFLAGS, &mut request).is_ok()
-            && unsafe { request.ifr_ifru.ifru_flags } & libc::IFF_UP as libc::c_short != 0
+        interface::is_up(&self.name)
     }
 
     fn set_up(&self) -> Result<(), TapError> {
@@ -256,34 +254,4 @@ impl Drop for Tap {
             std::thread::sleep(PAUSE);
         }
     }
-}
-
-/// Writes one frame, which begins with its virtio_net_hdr, to a queue: what the control thread injects.
-pub fn write_frame(queue: BorrowedFd<'_>, frame: &[u8]) -> io::Result<()> {
-    nix::unistd::write(queue, frame).map(drop).map_err(io::Error::from)
-}
-
-/// The MTU of any interface.
-pub fn mtu_of(name: &str) -> io::Result<usize> {
-    let mut request = request(name);
-    control_call(libc::SIOCGIFMTU, &mut request)?;
-    // SAFETY: SIOCGIFMTU filled this field of the union.
-    Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as usize)
-}
-
-fn request(name: &str) -> libc::ifreq {
-    // SAFETY: all-zero is a valid ifreq.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // Names are checked in the config; a longer one is cut here, with the terminating zero left in place.
-    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    request
-}
-
-fn control_call(number: libc::c_ulong, request: &mut libc::ifreq) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None)?;
-    // SAFETY: every number passed here takes a struct ifreq.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), number, std::ptr::from_mut(request)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -105,6 +105,29 @@ pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
     Ok(mtu.saturating_sub(headers))
 }
 
+/// True if datagrams from `listen` to `peer` would leave with an address of this interface.
+pub fn leaves_through(listen: SocketAddr, peer: SocketAddr, interface: &str) -> io::Result<bool> {
+    let own: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
+        .filter(|address| address.interface_name == interface)
+        .filter_map(|address| {
+            let address = address.address?;
+            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+        })
+        .collect();
+    let source = if listen.ip().is_unspecified() {
+        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
+        // No route yet is no reason to refuse.
+        match socket.connect(&peer.into()) {
+            Ok(()) => socket.local_addr()?.as_socket().map(|address| address.ip()),
+            Err(_) => None,
+        }
+    } else {
+        Some(listen.ip())
+    };
+    Ok(source.is_some_and(|source| own.contains(&source)))
+}
+
 fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: see the top of the file.
     let result = unsafe {
@@ -149,6 +172,15 @@ mod tests {
     fn a_foreign_address_is_named() {
         let error = bind("192.0.2.1:5800".parse().unwrap(), 1).unwrap_err();
         assert!(error.to_string().contains("192.0.2.1"), "{error}");
+    }
+
+    #[test]
+    fn the_interface_of_a_path() {
+        let peer = "127.0.0.1:9".parse().unwrap();
+        for listen in ["127.0.0.1:1", "0.0.0.0:1", "[::]:1"] {
+            assert!(leaves_through(listen.parse().unwrap(), peer, "lo").unwrap(), "{listen}");
+            assert!(!leaves_through(listen.parse().unwrap(), peer, "eth7").unwrap(), "{listen}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Two workers back to back, without root: a socket pair stands for each TAP, the loopback for the underlay.
+//! Two workers back to back, without root: a socket pair stands for each port, TAP or packet socket, the loopback for
+//! the underlay.
 //!
 //! ```text
 //!   test ── seqpacket pair ── worker A ══ UDP on 127.0.0.1 ══ worker B ── seqpacket pair ── test
@@ -17,6 +18,7 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Event, Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::port::PortKind;
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
@@ -45,10 +47,10 @@ const TARGET: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 /// `max_datagram` is what the path between the two carries.
 fn pair(max_datagram: usize) -> [Side; 2] {
-    pair_waiting(max_datagram, Waiting::default())
+    pair_of(PortKind::Tap, max_datagram, Waiting::default())
 }
 
-fn pair_waiting(max_datagram: usize, waiting: Waiting) -> [Side; 2] {
+fn pair_of(kind: PortKind, max_datagram: usize, waiting: Waiting) -> [Side; 2] {
     let sockets: Vec<UdpSocket> =
         (0..2).flat_map(|_| underlay::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap()).collect();
     let sessions = [session_index(PeerId(0), 1), session_index(PeerId(0), 2)];
@@ -79,7 +81,15 @@ fn pair_waiting(max_datagram: usize, waiting: Waiting) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let config = WorkerConfig { lane: 0, cpu: None, network: 3, flood_rate: 1000, waiting, epoch: Instant::now() };
+        let config = WorkerConfig {
+            lane: 0,
+            cpu: None,
+            port: kind,
+            network: 3,
+            flood_rate: 1000,
+            waiting,
+            epoch: Instant::now(),
+        };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
         sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
@@ -131,8 +141,9 @@ fn plain(len: usize, number: usize) -> Vec<u8> {
 
 #[test]
 fn every_frame_arrives_as_it_was_and_in_order() {
-    for max_datagram in [508, 1232, 1472, 8972] {
-        let [a, b] = pair(max_datagram);
+    let paths = [508, 1232, 1472, 8972].map(|max_datagram| (PortKind::Tap, max_datagram));
+    for (port, max_datagram) in paths.into_iter().chain([(PortKind::Packet, 1472)]) {
+        let [a, b] = pair_of(port, max_datagram, Waiting::default());
         let mut runner = TestRunner::deterministic();
         let sizes = proptest::collection::vec(
             prop_oneof![3 => 0usize..200, 2 => 1000usize..1500, 1 => 1500usize..9000, 1 => 30_000usize..65_000],
@@ -162,7 +173,7 @@ fn every_frame_arrives_as_it_was_and_in_order() {
 fn every_way_of_waiting_ends_when_a_frame_comes() {
     for (spin, min_wait) in [(0, 0), (1000, 0), (0, 1000), (200, 200)] {
         let [spin, min_wait] = [spin, min_wait].map(Duration::from_micros);
-        let [a, b] = pair_waiting(1472, Waiting { spin, min_wait });
+        let [a, b] = pair_of(PortKind::Tap, 1472, Waiting { spin, min_wait });
         for number in 0..50 {
             a.send(&VnetHeader::default(), &plain(100, number));
             let (_, arrived) = b.receive(Duration::from_secs(5)).unwrap_or_else(|| panic!("{spin:?} {min_wait:?}"));
@@ -175,8 +186,10 @@ fn every_way_of_waiting_ends_when_a_frame_comes() {
 
 #[test]
 fn super_frames_arrive_as_the_same_segments() {
-    for max_datagram in [1232, 1472, 8972] {
-        let [a, b] = pair(max_datagram);
+    for (port, max_datagram) in
+        [(PortKind::Tap, 1232), (PortKind::Tap, 1472), (PortKind::Tap, 8972), (PortKind::Packet, 1472)]
+    {
+        let [a, b] = pair_of(port, max_datagram, Waiting::default());
         let mut runner = TestRunner::deterministic();
         for _ in 0..40 {
             let mut guest = guests().new_tree(&mut runner).unwrap().current();

@@ -6,6 +6,7 @@ pub(super) const TOP: &[&str] = &[
     "name",
     "tap",
     "bridge",
+    "port",
     "mtu",
     "listen",
     "sec",
@@ -22,6 +23,9 @@ pub(super) const TOP: &[&str] = &[
     "min_wait",
     "control_socket",
 ];
+
+/// Keys of `port`.
+pub(super) const PORT: &[&str] = &["af_packet"];
 
 /// Keys of an entry in `peers`.
 pub(super) const PEER: &[&str] = &["name", "address", "public_key"];

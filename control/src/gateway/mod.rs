@@ -1,6 +1,7 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
 mod peers;
+mod port;
 mod post;
 mod view;
 
@@ -15,8 +16,10 @@ use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
+use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
-use ipop_dataplane::tap::{Tap, TapError, mtu_of};
+use ipop_dataplane::port::Port;
+use ipop_dataplane::tap::TapError;
 use ipop_dataplane::underlay::{self, UnderlayError};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
@@ -62,6 +65,20 @@ pub enum GatewayError {
     /// The port.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The port, if it is a whole interface.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// The port would carry its own datagrams.
+    #[error(
+        "the peer {peer} is reached through '{interface}', which \"af_packet\" makes the port: every datagram would be \
+         sent again as a frame; the port needs an interface of its own"
+    )]
+    PortIsUnderlay {
+        /// The port.
+        interface: String,
+        /// The peer.
+        peer: String,
+    },
     /// The UDP socket.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
@@ -143,7 +160,7 @@ pub struct Gateway {
     udp: std::net::UdpSocket,
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
-    tap: Tap,
+    port: Port,
 }
 
 /// Runs a gateway until SIGTERM or SIGINT. `ready` is called once everything works.
@@ -191,7 +208,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
             }
         }
         more = gateway.take_events(now_ms)?;
-        gateway.tick(now_ms);
+        gateway.tick(now_ms)?;
         gateway.release_held(now_ms);
         gateway.publish();
         admin.expire(now_ms);
@@ -220,10 +237,7 @@ impl Gateway {
         // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
         let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
 
-        let tap = Tap::create(&config.tap, config.workers, tap_mac)?;
-        if let Some(mtu) = config.mtu {
-            tap.set_mtu(mtu)?;
-        }
+        let port = port::open(&config, tap_mac)?;
         let mut sockets = underlay::bind(config.listen, config.workers)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
         let links: Vec<Link> = config
@@ -258,7 +272,7 @@ impl Gateway {
             events,
             udp,
             workers: Vec::new(),
-            tap,
+            port,
             config,
         };
         let peers = Arc::new(gateway.peer_table());
@@ -266,38 +280,38 @@ impl Gateway {
             let worker = WorkerConfig {
                 lane: lane as u8,
                 cpu: gateway.config.cpus.get(lane).copied(),
+                port: gateway.port.kind(),
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,
                 epoch,
             };
-            let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;
+            let queue = gateway.port.queues()[lane].try_clone().map_err(call("dup"))?;
             let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())
                 .map_err(|error| GatewayError::Worker { lane: lane as u8, error })?;
             gateway.workers.push(worker);
         }
         // Last: from here on guests' frames come in.
-        if let Some(bridge) = gateway.config.bridge.clone() {
-            gateway.follow_bridge_mtu(&bridge);
-            gateway.tap.attach_to(&bridge)?;
+        if let (Port::Tap(tap), Some(bridge)) = (&gateway.port, gateway.config.port.bridge()) {
+            gateway.follow_bridge_mtu(tap, bridge);
+            tap.attach_to(bridge)?;
         }
         gateway.log_start();
         Ok(gateway)
     }
 
     fn log_start(&self) {
-        let Config { name, tap, listen, peers, arp_expiry, mac_expiry, workers, cpus, network, .. } = &self.config;
+        let Config { name, port, listen, peers, arp_expiry, mac_expiry, workers, cpus, network, .. } = &self.config;
         for warning in &self.config.warnings {
             warn!("{warning}");
         }
         info!(
-            "gateway '{name}' {} uid {}: port {tap} ({}, MTU {}), bridge {}, UDP {listen}, network {network}, \
+            "gateway '{name}' {} uid {}: port {port} ({}, MTU {}), UDP {listen}, network {network}, \
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",
             env!("CARGO_PKG_VERSION"),
             self.uid,
-            self.tap.mac(),
-            self.tap.mtu().unwrap_or(0),
-            self.config.bridge.as_deref().unwrap_or("none (attach it by hand)"),
+            self.port.mac(),
+            self.port.mtu().unwrap_or(0),
             peers.len(),
             if cpus.is_empty() { String::new() } else { format!(" on cores {cpus:?}") },
             self.config.control_socket.display(),
@@ -380,9 +394,9 @@ impl Gateway {
     }
 
     /// Does what is due by the clock; nothing in between, however often the loop turns.
-    fn tick(&mut self, now_ms: u64) {
+    fn tick(&mut self, now_ms: u64) -> Result<(), GatewayError> {
         if now_ms < self.next_tick_ms {
-            return;
+            return Ok(());
         }
         self.next_tick_ms = now_ms + IDLE_TICK_MS;
         for index in 0..self.links.len() {
@@ -406,44 +420,14 @@ impl Gateway {
             self.next_second_ms = now_ms + 1000;
             self.macs.expire(now_ms);
             self.keep_in_bridge();
-            self.look_at_port();
+            self.look_at_port()?;
             self.warn_of_trouble(now_ms);
         }
         if now_ms >= self.next_route_ms {
             self.next_route_ms = now_ms + ROUTE_MS;
             self.look_at_routes(now_ms);
         }
-    }
-
-    /// A bridge that was made anew (lxc-net restarts so) gets its port back.
-    fn keep_in_bridge(&mut self) {
-        let Some(bridge) = self.config.bridge.clone() else { return };
-        self.follow_bridge_mtu(&bridge);
-        match self.tap.attach_to(&bridge) {
-            Ok(attached) => {
-                if attached {
-                    info!("{} is a port of {bridge} again", self.tap.name());
-                }
-                self.bridge_missing = false;
-            }
-            Err(error) if !self.bridge_missing => {
-                warn!("{error}; trying again every second");
-                self.bridge_missing = true;
-            }
-            Err(_) => {}
-        }
-    }
-
-    fn look_at_port(&mut self) {
-        let down = !self.tap.is_up();
-        if down != self.port_down {
-            self.port_down = down;
-            if down {
-                warn!("{0} is down, so nothing passes; `ip link set {0} up` mends it", self.tap.name());
-            } else {
-                info!("{} is up again", self.tap.name());
-            }
-        }
+        Ok(())
     }
 
     /// Says what an operator should look at, but not for every frame that shows it.
@@ -461,23 +445,6 @@ impl Gateway {
         if (stats.table_full, stats.conflicts) != (self.trouble.table_full, self.trouble.conflicts) {
             self.trouble_log_ms = now_ms + 60_000;
             self.trouble = stats;
-        }
-    }
-
-    /// The port takes every frame that the bridge's other ports may have.
-    fn follow_bridge_mtu(&self, bridge: &str) {
-        if self.config.mtu.is_some() {
-            return;
-        }
-        // The bridge's own MTU is the least of its ports', ours included, unless somebody has set it: so ours must not
-        // come from there alone, or it could never rise.
-        let wanted =
-            self.tap.bridge_ports(bridge).filter_map(|port| mtu_of(&port).ok()).chain(mtu_of(bridge).ok()).max();
-        if let (Some(wanted), Ok(mtu)) = (wanted, self.tap.mtu())
-            && wanted != mtu
-            && self.tap.set_mtu(wanted).is_ok()
-        {
-            info!("{} takes frames of {wanted} octets now, as other ports of {bridge} do", self.tap.name());
         }
     }
 

@@ -7,7 +7,7 @@ use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::datagram::{CONTROL_LANE, DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, record};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::peers::MIN_DATAGRAM;
-use ipop_dataplane::tap::write_frame;
+use ipop_dataplane::port::{refusal, write_frame};
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::wire::vnet::PartialChecksum;
 use tracing::debug;
@@ -49,16 +49,15 @@ impl Gateway {
         }
     }
 
-    /// The kernel runs the whole receive path of the bridge in this call; the workers are not concerned.
+    /// The kernel runs the whole receive path of the bridge in this call (or that of sending through the interface); the workers are not concerned.
     /// False if the port did not take the frame.
     pub(super) fn inject(&mut self, frame: &[u8], csum: Option<PartialChecksum>) -> bool {
-        let Some(queue) = self.tap.queues().first() else { return false };
+        let Some(queue) = self.port.queues().first() else { return false };
         let bytes = [VnetHeader::plain(csum).as_bytes(), frame].concat();
         let result = write_frame(queue.as_fd(), &bytes);
         if let Err(error) = &result {
-            debug!("a frame could not be written to {}: {error}", self.tap.name());
-            let down = error.raw_os_error() == Some(nix::errno::Errno::EIO as i32);
-            self.counters.add(if down { Ending::PortDown } else { Ending::PortRefused }, 1);
+            debug!("a frame could not be written to {}: {error}", self.port.name());
+            self.counters.add(refusal(error.raw_os_error().unwrap_or(0)), 1);
         }
         result.is_ok()
     }

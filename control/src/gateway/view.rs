@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::ending::{Class, Ending, PeerCounters};
 use ipop_dataplane::mac_table::Owner;
+use ipop_dataplane::port::PortKind;
 use serde_json::{Value, to_value};
 
 use super::{Gateway, peer_name};
@@ -30,6 +31,7 @@ impl Gateway {
     }
 
     fn status(&self) -> report::Status {
+        self.count_kernel_drops();
         let (mut frames, mut drops) = (BTreeMap::new(), BTreeMap::new());
         for ending in Ending::ALL {
             let by_workers: u64 = self.workers.iter().map(|w| w.stats.counters.get(*ending)).sum();
@@ -49,12 +51,16 @@ impl Gateway {
             uptime_s: self.now_ms() / 1000,
             sec: false,
             network: self.config.network,
-            tap: report::TapStatus {
-                name: self.tap.name().to_owned(),
-                mac: self.tap.mac().to_string(),
-                mtu: self.tap.mtu().ok(),
-                up: self.tap.is_up(),
-                bridge: self.tap.bridge(),
+            port: report::PortStatus {
+                kind: match self.port.kind() {
+                    PortKind::Tap => report::PortKind::Tap,
+                    PortKind::Packet => report::PortKind::AfPacket,
+                },
+                name: self.port.name().to_owned(),
+                mac: self.port.mac().to_string(),
+                mtu: self.port.mtu(),
+                up: self.port.is_up(),
+                bridge: self.port.bridge(),
             },
             listen: self.config.listen.to_string(),
             workers: (0..self.workers.len())

@@ -6,6 +6,7 @@
 // slots are boxed and lent out until their completion; the drop order below lets the requests end first.
 #![allow(unsafe_code)]
 
+mod message;
 mod pool;
 mod slots;
 mod waiting;
@@ -25,6 +26,10 @@ pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 use waiting::{Look, Spin};
 
 use crate::addr::PeerId;
+use crate::ending::Ending;
+use crate::port::PortKind;
+use crate::wire::ethernet::VLAN_TAG_LEN;
+use crate::wire::tag;
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -32,10 +37,11 @@ const STOP: Fixed = Fixed(2);
 const PORT_GROUP: u16 = 0;
 const UNDERLAY_GROUP: u16 = 1;
 
-/// The largest message in whole pages: a frame with its virtio_net_hdr, and a 64 KiB train behind `struct
+/// The largest message in whole pages: a frame with its virtio_net_hdr, and a 64 KiB train; both may lie behind `struct
 /// io_uring_recvmsg_out`, name and control data.
 const MAX_MESSAGE: usize = 17 * 4096;
-const _: () = assert!(MAX_MESSAGE >= crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
+const _: () =
+    assert!(MAX_MESSAGE >= 16 + AUXDATA_LEN + crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
 const _: () = assert!(MAX_MESSAGE >= 65_535 + 16 + NAME_LEN + CONTROL_LEN);
 /// 2 MiB: enough for a batch, and small enough to stay in the cache, since the kernel uses buffers in turns.
 const BACK_TO_BACK: Layout = Layout { count: 4, len: 512 * 1024, min_left: MAX_MESSAGE };
@@ -55,6 +61,9 @@ const SETTLE: Duration = Duration::from_micros(20);
 const NAME_LEN: usize = size_of::<libc::sockaddr_in6>();
 /// Room for the `UDP_GRO` message.
 const CONTROL_LEN: usize = 64;
+/// Room for a `struct tpacket_auxdata`, and for the tag that it tells of: the frame follows.
+const AUXDATA_LEN: usize = 40;
+const _: () = assert!(AUXDATA_LEN >= VLAN_TAG_LEN);
 
 /// What a completion is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +102,8 @@ impl Token {
 pub(crate) enum Arrival {
     /// `len` octets from the port, from `at` on in a buffer of the port's pool: virtio_net_hdr and frame.
     Frame { buffer: u16, at: usize, len: usize },
+    /// The port had a frame, but it could not be taken.
+    Lost(Ending),
     /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
     Train { buffer: u16, at: usize, len: usize },
     /// The stop event was signalled.
@@ -159,6 +170,8 @@ pub(crate) struct Ring {
     // Dropped first: `Drop` has cancelled what was in flight, then the descriptor closes, then the memory goes.
     queue: Queue,
     receive: Box<libc::msghdr>,
+    /// For a packet socket, which is received from; a TAP is read.
+    port_receive: Option<Box<libc::msghdr>>,
     stop_value: Box<u64>,
     pub(crate) port_pool: BufferPool,
     pub(crate) underlay_pool: BufferPool,
@@ -225,9 +238,8 @@ impl Writer<'_> {
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
     pub(crate) fn new(
-        port: BorrowedFd<'_>,
-        underlay: BorrowedFd<'_>,
-        stop: BorrowedFd<'_>,
+        kind: PortKind,
+        [port, underlay, stop]: [BorrowedFd<'_>; 3],
         waiting: Waiting,
     ) -> io::Result<Ring> {
         let io = IoUring::builder()
@@ -241,13 +253,10 @@ impl Ring {
         let port_pool = register_pool(&io, PORT_GROUP)?;
         let underlay_pool = register_pool(&io, UNDERLAY_GROUP)?;
         let min_wait = if io.params().is_feature_min_timeout() { waiting.min_wait } else { Duration::ZERO };
-        // SAFETY: all-zero is a valid msghdr; only the two lengths are read for a multishot receive.
-        let mut receive: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
-        receive.msg_namelen = NAME_LEN as u32;
-        receive.msg_controllen = CONTROL_LEN;
         let mut ring = Ring {
             queue: Queue { io },
-            receive,
+            receive: multishot_header(NAME_LEN, CONTROL_LEN),
+            port_receive: (kind == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
             stop_value: Box::new(0),
             port_pool,
             underlay_pool,
@@ -386,7 +395,7 @@ impl Ring {
         Some(Train {
             from: parse_address(out.name_data())?,
             range: start..start + payload.len(),
-            segment: parse_gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
+            segment: message::gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
         })
     }
 
@@ -395,9 +404,33 @@ impl Ring {
         (self.port_armed || !self.port_pool.has_free()) && (self.underlay_armed || !self.underlay_pool.has_free())
     }
 
+    /// A message from the port in a buffer: from a TAP it is the frame; from a packet socket the frame lies behind what the
+    /// kernel tells of it, and gets its tag back.
+    fn frame(&mut self, buffer: u16, at: usize, len: usize) -> Arrival {
+        let Some(receive) = &self.port_receive else { return Arrival::Frame { buffer, at, len } };
+        let end = at + len;
+        let parsed = RecvMsgOut::parse(self.port_pool.bytes(buffer, at..end), receive).ok();
+        // The kernel drops what does not fit, without a word in the length.
+        let whole = parsed.filter(|out| !out.is_payload_truncated());
+        let found = whole.map(|out| (out.payload_data().len(), message::tag(out.control_data())));
+        let Some((frame_len, tag)) = found else {
+            self.port_pool.release(buffer);
+            return Arrival::Lost(Ending::FrameTruncated);
+        };
+        let at = end - frame_len;
+        if let Some(tag) = tag
+            && tag::restore(self.port_pool.bytes_mut(buffer, at - VLAN_TAG_LEN..end), tag)
+        {
+            return Arrival::Frame { buffer, at: at - VLAN_TAG_LEN, len: frame_len + VLAN_TAG_LEN };
+        }
+        Arrival::Frame { buffer, at, len: frame_len }
+    }
+
     fn arm(&mut self) -> io::Result<()> {
         if !self.port_armed && self.port_pool.has_free() {
-            let entry = if self.port_multishot {
+            let entry = if let Some(receive) = &self.port_receive {
+                opcode::RecvMsgMulti::new(PORT, &**receive, PORT_GROUP).build()
+            } else if self.port_multishot {
                 // io-uring 0.7.15 overwrites the flag of a registered file here, and descriptor 0 would be read.
                 opcode::ReadMulti::new(PORT, 0, PORT_GROUP).build().flags(squeue::Flags::FIXED_FILE)
             } else {
@@ -406,7 +439,8 @@ impl Ring {
                     .build()
                     .flags(squeue::Flags::BUFFER_SELECT)
             };
-            // SAFETY: the kernel writes only to buffers that it picks from the registered group.
+            // SAFETY: the kernel writes only to buffers that it picks from the registered group; `port_receive` is boxed
+            // and lives as long as the ring.
             unsafe { self.queue.push(entry, Token::PortRead)? };
             self.port_armed = true;
         }
@@ -439,9 +473,17 @@ impl Ring {
                     (len, Some(buffer)) if len >= 0 => {
                         let len = len as usize;
                         let at = self.port_pool.received(buffer, len, open);
-                        self.arrivals.push(Arrival::Frame { buffer, at, len });
+                        let arrival = self.frame(buffer, at, len);
+                        self.arrivals.push(arrival);
+                    }
+                    // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
+                    // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
+                    (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
+                        self.arrivals.push(Arrival::Lost(Ending::FrameMetadata));
                     }
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
+                    // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
+                    (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
                     (code, _) if is_passing(code) => {}
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
@@ -549,6 +591,16 @@ fn register(io: &IoUring, group: u16, pool: &BufferPool) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// For a multishot receive, which reads only the two lengths of it: how much room each buffer has for a name and for
+/// control messages.
+fn multishot_header(name: usize, control: usize) -> Box<libc::msghdr> {
+    // SAFETY: all-zero is a valid msghdr.
+    let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+    header.msg_namelen = name as u32;
+    header.msg_controllen = control;
+    header
+}
+
 /// Results of a read from the port that end neither the port nor the worker.
 fn is_passing(code: i32) -> bool {
     [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
@@ -566,22 +618,6 @@ fn parse_address(name: &[u8]) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// The size of the datagrams in a train, from the `UDP_GRO` control message; `None` if there is just one.
-fn parse_gro_size(mut control: &[u8]) -> Option<usize> {
-    const HEADER: usize = size_of::<libc::cmsghdr>();
-    while let Some(header) = control.first_chunk::<HEADER>() {
-        let len = usize::from_ne_bytes(*header.first_chunk()?);
-        let level = i32::from_ne_bytes(*header[8..].first_chunk()?);
-        let kind = i32::from_ne_bytes(*header[12..].first_chunk()?);
-        let data = control.get(HEADER..len)?;
-        if (level, kind) == (libc::SOL_UDP, libc::UDP_GRO) {
-            return usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok();
-        }
-        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -593,22 +629,6 @@ mod tests {
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }
-    }
-
-    #[test]
-    fn gro_size_among_other_messages() {
-        let message = |level: i32, kind: i32, value: i32| {
-            let mut m = 20usize.to_ne_bytes().to_vec();
-            m.extend_from_slice(&level.to_ne_bytes());
-            m.extend_from_slice(&kind.to_ne_bytes());
-            m.extend_from_slice(&value.to_ne_bytes());
-            m.resize(24, 0);
-            m
-        };
-        let control = [message(libc::SOL_IP, 8, 1), message(libc::SOL_UDP, libc::UDP_GRO, 1472)].concat();
-        assert_eq!(parse_gro_size(&control), Some(1472));
-        assert_eq!(parse_gro_size(&control[..24]), None);
-        assert_eq!(parse_gro_size(&[0; 16]), None);
     }
 
     #[test]

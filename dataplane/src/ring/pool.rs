@@ -59,6 +59,8 @@ struct State {
     filled: usize,
     /// The kernel may still fill what is behind `filled`.
     open: bool,
+    /// Where the newest message begins, until a part of the buffer is retained.
+    newest: Cell<Option<usize>>,
 }
 
 /// A group of equal buffers.
@@ -112,6 +114,7 @@ impl BufferPool {
         assert!(state.open && state.filled + len <= self.layout.len, "the kernel filled what it did not own");
         let at = state.filled;
         state.filled += len;
+        state.newest.set(Some(at));
         state.refs.set(state.refs.get() + 1);
         if !more {
             state.open = false;
@@ -122,9 +125,10 @@ impl BufferPool {
 
     /// One more holder of a part of the buffer.
     pub(crate) fn retain(&self, buffer: u16) {
-        let refs = &self.states[usize::from(buffer)].refs;
+        let State { refs, newest, .. } = &self.states[usize::from(buffer)];
         assert!(refs.get() > 0, "a buffer that the kernel owns cannot be retained");
         refs.set(refs.get() + 1);
+        newest.set(None);
     }
 
     /// One holder less; the last one gives the buffer back to the kernel, if that is done with it.
@@ -145,6 +149,17 @@ impl BufferPool {
         let start = usize::from(buffer) * self.layout.len + range.start;
         // SAFETY: inside the map, since no more is filled than there is, and ours: the kernel writes behind `filled` only.
         unsafe { std::slice::from_raw_parts(self.data.at.as_ptr().add(start), range.len()) }
+    }
+
+    /// Octets of the newest message to change, as long as nobody has retained any of it: then the kernel could be reading
+    /// them.
+    pub(crate) fn bytes_mut(&mut self, buffer: u16, range: Range<usize>) -> &mut [u8] {
+        let state = &self.states[usize::from(buffer)];
+        assert!(state.refs.get() > 0 && range.start <= range.end && range.end <= state.filled);
+        assert!(state.newest.get().is_some_and(|newest| range.start >= newest), "somebody may be reading it");
+        let start = usize::from(buffer) * self.layout.len + range.start;
+        // SAFETY: inside the map, ours alone (asserted above), and `&mut self` rules out slices of it.
+        unsafe { std::slice::from_raw_parts_mut(self.data.at.as_ptr().add(start), range.len()) }
     }
 
     /// The same octets for the kernel to read; the caller keeps a reference until that is done.
@@ -185,10 +200,11 @@ mod tests {
         let mut pool = pool(0);
         assert_eq!(pool.tail, 2);
         assert_eq!(pool.received(1, 64, false), 0);
+        pool.bytes_mut(1, 2..4).fill(7);
         pool.retain(1);
         pool.release(1);
         assert_eq!(pool.tail, 2);
-        assert_eq!(pool.bytes(1, 0..64), [0; 64]);
+        assert_eq!(pool.bytes(1, 0..6), [0, 0, 7, 7, 0, 0]);
         pool.release(1);
         assert_eq!(pool.tail, 3);
         pool.received(0, 1, false);
@@ -219,6 +235,17 @@ mod tests {
         let mut pool = pool(16);
         pool.received(0, 10, true);
         pool.bytes(0, 0..11);
+    }
+
+    #[test]
+    #[should_panic(expected = "somebody may be reading")]
+    fn what_may_have_another_holder_cannot_be_changed() {
+        let mut pool = pool(16);
+        pool.received(0, 10, true);
+        pool.received(0, 10, true);
+        assert_eq!(pool.bytes_mut(0, 10..20).len(), 10);
+        pool.retain(0);
+        pool.bytes_mut(0, 10..11);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod ip;
 pub mod ndp;
+pub mod tag;
 pub mod vnet;
 
 pub use ethernet::Frame;

@@ -1,7 +1,6 @@
 //! Port to peers: steps (1) to (6).
 
 use std::io;
-use std::ops::Range;
 
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
@@ -62,29 +61,38 @@ pub(super) struct Egress {
     finished: Box<[u8; 2048]>,
 }
 
+/// Where the port put a frame: a buffer of its pool, and the octets there of virtio_net_hdr and frame.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) buffer: u16,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
 /// A frame from the port, parsed and checked.
 #[derive(Clone, Copy)]
 struct Parcel<'a> {
     frame: Frame<'a>,
     vnet: VnetHeader,
     csum: Option<PartialChecksum>,
-    /// The pool buffer that the frame lies in, and where it begins there.
+    /// The pool buffer that the frame lies in.
     buffer: u16,
+    /// Where it begins there.
     at: usize,
 }
 
 impl<'a> Parcel<'a> {
     /// Step (2).
-    fn parse(pool: &'a BufferPool, buffer: u16, range: Range<usize>) -> Result<Parcel<'a>, Ending> {
-        let at = range.start + VNET_HEADER_LEN;
+    fn parse(pool: &'a BufferPool, place: Place) -> Result<Parcel<'a>, Ending> {
+        let Place { buffer, at, len } = place;
         let (vnet, bytes) =
-            VnetHeader::read_from_prefix(pool.bytes(buffer, range)).map_err(|_| Ending::FrameTruncated)?;
+            VnetHeader::read_from_prefix(pool.bytes(buffer, at..at + len)).map_err(|_| Ending::FrameTruncated)?;
         let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
         let csum = vnet.partial_checksum();
         if csum.is_some_and(|csum| !csum.fits(bytes.len())) {
             return Err(Ending::FrameMetadata);
         }
-        Ok(Parcel { frame, vnet, csum, buffer, at })
+        Ok(Parcel { frame, vnet, csum, buffer, at: at + VNET_HEADER_LEN })
     }
 
     /// True for UDP to a DHCP client with an unfinished checksum. Such clients read raw packets and check the sum
@@ -113,25 +121,25 @@ impl Egress {
     }
 
     /// Handles what one read from the port brought.
-    pub(super) fn frame(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> io::Result<()> {
-        let ending = match self.decide(context, buffer, range.clone()) {
+    pub(super) fn frame(&mut self, context: &mut Context<'_>, place: Place) -> io::Result<()> {
+        let ending = match self.decide(context, place) {
             Verdict::Drop(ending) => ending,
             Verdict::Control => Ending::ToControl,
             Verdict::Peer(peer) => {
                 if context.table.get(peer).is_some_and(|view| view.up) {
-                    self.post(context, buffer, range, peer)?.err().unwrap_or(Ending::ToPeer)
+                    self.post(context, place, peer)?.err().unwrap_or(Ending::ToPeer)
                 } else {
                     Ending::PeerDown
                 }
             }
             Verdict::AllPeers | Verdict::Flood if context.table.up.is_empty() => Ending::NoPeer,
             Verdict::AllPeers => {
-                self.post_to_all(context, buffer, range)?;
+                self.post_to_all(context, place)?;
                 Ending::ToAllPeers
             }
             Verdict::Flood if !self.flood.allow(context.now.ms) => Ending::FloodRate,
             Verdict::Flood => {
-                self.post_to_all(context, buffer, range)?;
+                self.post_to_all(context, place)?;
                 Ending::Flooded
             }
         };
@@ -140,8 +148,8 @@ impl Egress {
     }
 
     /// Steps (2) to (4), and what goes to the control thread.
-    fn decide(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> Verdict {
-        let parcel = match Parcel::parse(&context.ring.port_pool, buffer, range) {
+    fn decide(&mut self, context: &mut Context<'_>, place: Place) -> Verdict {
+        let parcel = match Parcel::parse(&context.ring.port_pool, place) {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
@@ -162,9 +170,9 @@ impl Egress {
         verdict
     }
 
-    fn post_to_all(&mut self, context: &mut Context<'_>, buffer: u16, range: Range<usize>) -> io::Result<()> {
+    fn post_to_all(&mut self, context: &mut Context<'_>, place: Place) -> io::Result<()> {
         for index in 0..context.table.up.len() {
-            if let Err(ending) = self.post(context, buffer, range.clone(), context.table.up[index])? {
+            if let Err(ending) = self.post(context, place, context.table.up[index])? {
                 context.count(ending);
             }
         }
@@ -172,13 +180,7 @@ impl Egress {
     }
 
     /// Step (5): appends the frame to a peer's outbox, in one record, in slices, or in pieces.
-    fn post(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: u16,
-        range: Range<usize>,
-        peer: PeerId,
-    ) -> io::Result<Result<(), Ending>> {
+    fn post(&mut self, context: &mut Context<'_>, place: Place, peer: PeerId) -> io::Result<Result<(), Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
             self.flush(context)?;
             context.ring.submit_now()?;
@@ -188,7 +190,7 @@ impl Egress {
             return Ok(Err(Ending::PeerDown));
         };
         let mut sender = ring.sender();
-        let parcel = match Parcel::parse(sender.pool, buffer, range) {
+        let parcel = match Parcel::parse(sender.pool, place) {
             Ok(parcel) => parcel,
             Err(ending) => return Ok(Err(ending)),
         };

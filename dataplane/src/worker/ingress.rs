@@ -363,8 +363,7 @@ fn write_now(context: &Context<'_>, peer: PeerId, csum: Option<PartialChecksum>,
             account_delivery(&context.stats, peer, frame.len() as u64);
             Ok(())
         }
-        Err(nix::errno::Errno::EIO) => Err(Ending::PortDown),
-        Err(_) => Err(Ending::PortRefused),
+        Err(errno) => Err(crate::port::refusal(errno as i32)),
     }
 }
 

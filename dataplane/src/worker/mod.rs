@@ -21,10 +21,13 @@ use crate::event::{Event, Events};
 use crate::forward::Learn;
 use crate::mac_table::MacTable;
 use crate::peers::{Mailbox, PeerTable};
-pub use crate::ring::Waiting;
+use crate::port::{self, PortKind};
+
 use crate::ring::{Arrival, Ring};
 
-use egress::Egress;
+pub use crate::ring::Waiting;
+
+use egress::{Egress, Place};
 use ingress::Ingress;
 
 /// Batches that one batch may grow by, while each of them leaves a super-frame unfinished.
@@ -37,6 +40,8 @@ pub struct WorkerConfig {
     pub lane: u8,
     /// The core that it stays on.
     pub cpu: Option<usize>,
+    /// What its queue of the port is.
+    pub port: PortKind,
     /// Network identifier, 24 bits.
     pub network: u32,
     /// Unknown unicast frames per second that are flooded.
@@ -110,7 +115,8 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    Ring::new(port.as_fd(), underlay.as_fd(), stop.as_fd(), config.waiting)
+                    let files = [port.as_fd(), underlay.as_fd(), stop.as_fd()];
+                    Ring::new(config.port, files, config.waiting)
                 };
                 let ring = match begin() {
                     Ok(ring) => ring,
@@ -311,9 +317,10 @@ impl<'a> State<'a> {
             match arrival {
                 // (1) to (5)
                 Arrival::Frame { buffer, at, len } => {
-                    self.egress.frame(&mut self.context, buffer, at..at + len)?;
+                    self.egress.frame(&mut self.context, Place { buffer, at, len })?;
                     self.context.ring.port_pool.release(buffer);
                 }
+                Arrival::Lost(ending) => self.context.count(ending),
                 // (7) to (11)
                 Arrival::Train { buffer, at, len } => {
                     self.ingress.train(&mut self.context, buffer, at, len)?;
@@ -334,8 +341,7 @@ impl<'a> State<'a> {
         }
         for refusal in ring.refusals() {
             let ending = match (refusal.port, refusal.errno) {
-                (true, libc::EIO) => Ending::PortDown,
-                (true, _) => Ending::PortRefused,
+                (true, errno) => port::refusal(errno),
                 (false, libc::EMSGSIZE) => {
                     news.push(Event::TooBig(refusal.peer));
                     Ending::SendTooBig

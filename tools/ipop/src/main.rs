@@ -97,9 +97,8 @@ fn check(path: &std::path::Path) -> Result<(), String> {
     for warning in &config.warnings {
         eprintln!("ipop: warning: {warning}");
     }
-    let bridge = config.bridge.as_deref().unwrap_or("none (attach it by hand)");
     println!("{}: good", path.display());
-    println!("  port   {}, bridge {bridge}", config.tap);
+    println!("  port   {}", config.port);
     println!("  listen {} (network {})", config.listen, config.network);
     for peer in &config.peers {
         println!("  peer   {} at {}", peer.name, peer.address);

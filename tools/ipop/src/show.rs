@@ -1,6 +1,6 @@
 //! The reports of a gateway as tables for people.
 
-use ipop_control::report::{Arp, Macs, Peers, Rpc, Status, drop_reason};
+use ipop_control::report::{Arp, Macs, Peers, PortKind, PortStatus, Rpc, Status, drop_reason};
 
 /// `ipop status`.
 pub(crate) fn status(s: &Status) -> String {
@@ -10,10 +10,7 @@ pub(crate) fn status(s: &Status) -> String {
     line("uid", s.uid.clone());
     let security = if s.sec { "encrypted" } else { "NONE: \"sec\" is false, frames travel in clear text" };
     line("security", security.to_owned());
-    let mtu = s.tap.mtu.map_or("interface gone".to_owned(), |mtu| format!("MTU {mtu}"));
-    let bridge = s.tap.bridge.as_deref().map_or("in no bridge".to_owned(), |bridge| format!("in bridge {bridge}"));
-    let state = if s.tap.up { "" } else { "DOWN, " };
-    line("port", format!("{} {state}{bridge}, {mtu}, {}", s.tap.name, s.tap.mac));
+    line("port", port(&s.port));
     line("listen", format!("UDP {}, network {}", s.listen, s.network));
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
@@ -41,6 +38,17 @@ pub(crate) fn status(s: &Status) -> String {
         out.push_str(&format!("  {:<22}{:>14}\n", "learn_lost", s.learn_lost));
     }
     out
+}
+
+fn port(port: &PortStatus) -> String {
+    let mtu = port.mtu.map_or("interface gone".to_owned(), |mtu| format!("MTU {mtu}"));
+    let state = if port.up { "" } else { "DOWN, " };
+    let what = match (port.kind, &port.bridge) {
+        (PortKind::Tap, Some(bridge)) => format!("{} {state}in bridge {bridge}", port.name),
+        (PortKind::Tap, None) => format!("{} {state}in no bridge", port.name),
+        (PortKind::AfPacket, _) => format!("{state}AF_PACKET on {}", port.name),
+    };
+    format!("{what}, {mtu}, {}", port.mac)
 }
 
 fn counters(out: &mut String, stats: &impl serde::Serialize) {

@@ -39,6 +39,11 @@ type AuxData = [u8; 20];
 struct PacketAuxData;
 nix::setsockopt_impl!(PacketAuxData, libc::SOL_PACKET, libc::PACKET_AUXDATA, bool, sockopt::SetBool);
 
+/// PACKET_VNET_HDR: in front of what is sent stands a `struct virtio_net_hdr`.
+#[derive(Debug, Clone, Copy)]
+struct PacketVnetHdr;
+nix::setsockopt_impl!(PacketVnetHdr, libc::SOL_PACKET, libc::PACKET_VNET_HDR, bool, sockopt::SetBool);
+
 /// Which frames [`RawPort`] gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -89,6 +94,18 @@ impl RawPort {
             frame.len(),
             self.name
         ))
+    }
+
+    /// Sends a frame as a host does that leaves work to its network card: `header` is a `struct virtio_net_hdr` in the
+    /// machine's byte order, and says what is left to be done.
+    pub fn send_unfinished(&self, header: [u8; 10], frame: &[u8]) -> Result<()> {
+        let switch =
+            |on| setsockopt(&self.socket, PacketVnetHdr, &on).context(format!("PACKET_VNET_HDR on {}", self.name));
+        switch(true)?;
+        let sent = self.send(&[&header, frame].concat());
+        // What is received has no header.
+        switch(false)?;
+        sent
     }
 
     /// The next frame; `None` if none comes in time.

@@ -48,7 +48,7 @@ pub(crate) fn attached_by_hand() -> Outcome {
     let b = pair.gateway(1).start_ipop(&pair.gateway(1).config())?;
     b.wait_peers_up(Duration::from_secs(5))?;
     ensure(master(pair.gateway(0), TAP)?.is_empty(), "it attached the TAP to a bridge that nobody named")?;
-    ensure(a.status("status")?["tap"]["bridge"].is_null(), "the status names a bridge")?;
+    ensure(a.status("status")?["port"]["bridge"].is_null(), "the status names a bridge")?;
     ensure(!pair.c0.exec(["ping", "-c1", "-W0.5", THERE])?.success(), "a ping passes without the TAP")?;
     if tool("brctl").is_some() {
         pair.gateway(0).run(["brctl", "addif", BRIDGE, TAP])?;
@@ -56,7 +56,7 @@ pub(crate) fn attached_by_hand() -> Outcome {
         pair.gateway(0).run(["ip", "link", "set", TAP, "master", BRIDGE])?;
     }
     pair.traffic_within("after brctl", Duration::from_secs(4))?;
-    ensure(a.status("status")?["tap"]["bridge"] == BRIDGE, "the status does not name the bridge")
+    ensure(a.status("status")?["port"]["bridge"] == BRIDGE, "the status does not name the bridge")
 }
 
 /// A peer that is not there yet is no error, and is noticed when it comes.

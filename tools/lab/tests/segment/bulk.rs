@@ -196,7 +196,7 @@ fn without_offloads() -> Outcome {
 }
 
 /// UDP datagrams of even and odd sizes, one by one.
-fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome {
+pub(crate) fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome {
     let address: IpAddr = address.parse()?;
     let receiver = udp_socket(there.netns(), SocketAddr::new(address, 0), SOON)?;
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -259,7 +259,7 @@ fn to_dhcp_clients() -> Outcome {
 
 /// The sum over a UDP or TCP packet that is whole, with its pseudo header: ffff if it is right. The first number tells
 /// which: UDP over IPv4, over IPv6, TCP over IPv4, over IPv6.
-fn transport_sum(frame: &[u8]) -> Option<(usize, u16)> {
+pub(crate) fn transport_sum(frame: &[u8]) -> Option<(usize, u16)> {
     let packet = frame.get(14..)?;
     let (v6, addresses, protocol, payload) = match frame[12..14] {
         [0x08, 0x00] => {

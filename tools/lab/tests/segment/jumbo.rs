@@ -38,7 +38,7 @@ fn jumbo(underlay: u32) -> Outcome {
     let c1 = start(1, "c1", &["10.0.3.104/24", "fd03::104/64"])?;
     segment.wait_full_path(underlay.into())?;
     // Nobody has set the MTU of the TAP: it is the bridge's.
-    let mtu = segment.daemons[0].status("status")?["tap"]["mtu"].clone();
+    let mtu = segment.daemons[0].status("status")?["port"]["mtu"].clone();
     ensure(mtu == 9000, || format!("the TAP has an MTU of {mtu}"))?;
     for (container, target, size) in [(&c0, THERE, "8972"), (&c1, HERE, "8972"), (&c0, THERE_V6, "8952")] {
         container.run(["ping", "-n", "-c5", "-i0.1", "-W2", "-M", "do", "-s", size, target])?;

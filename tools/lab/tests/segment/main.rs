@@ -15,6 +15,7 @@
 mod bulk;
 mod flood;
 mod frames;
+mod interface;
 mod jumbo;
 mod moves;
 mod order;
@@ -27,7 +28,7 @@ mod tags;
 use std::process::ExitCode;
 
 use ipop_lab::trials::{Outcome, run, trial};
-use ipop_lab::{ipop_available, lxc_available, tool};
+use ipop_lab::{ipop_available, lxc_available, tool, vlan_available};
 use libtest_mimic::Trial;
 
 /// What a test needs besides `ipop` itself.
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let trials = [
         // The long ones first, so that nothing waits for them alone.
         bulk::TESTS,
+        interface::TESTS,
         jumbo::TESTS,
         moves::TESTS,
         services::TESTS,
@@ -63,7 +65,7 @@ impl Test {
         Test { name, needs: &[], run }
     }
 
-    /// Needs programs, or real containers ("lxc").
+    /// Needs programs, real containers ("lxc"), or VLAN interfaces ("vlan").
     const fn with(name: &'static str, needs: Needs, run: fn() -> Outcome) -> Test {
         Test { name, needs, run }
     }
@@ -78,6 +80,7 @@ impl Test {
 fn lacking(need: &str) -> Option<String> {
     match need {
         "lxc" => lxc_available().err(),
+        "vlan" => vlan_available().err(),
         program if tool(program).is_none() => Some(format!("{program} is not installed")),
         _ => None,
     }

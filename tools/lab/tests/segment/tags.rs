@@ -11,7 +11,7 @@ use ipop_lab::Lab;
 use ipop_lab::arp::{Arp, BROADCAST, Mac, format_mac};
 
 use crate::Test;
-use crate::support::{Outcome, SOON, Segment, ensure, numbered, numbers, tagged, until};
+use crate::support::{Outcome, SOON, Segment, Station, ensure, numbered, numbers, tagged, until};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("tags_arrive_as_they_are", carried),
@@ -25,7 +25,11 @@ const SERVICE: u16 = 0x88a8;
 
 fn carried() -> Outcome {
     let segment = Segment::start(&Lab::builder().without_inner_ipv6())?;
-    let mut stations = segment.stations()?;
+    arrive_as_they_are(&mut segment.stations()?)
+}
+
+/// From the first station to the second.
+pub(crate) fn arrive_as_they_are(stations: &mut [Station]) -> Outcome {
     let (to, from) = (stations[1].mac, stations[0].mac);
     let mut frames = Vec::new();
     for destination in [to, BROADCAST] {

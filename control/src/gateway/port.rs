@@ -1,0 +1,89 @@
+//! The port: made at the start, looked after once a second.
+
+use ipop_dataplane::ending::Ending;
+use ipop_dataplane::interface::mtu_of;
+use ipop_dataplane::packet::{PacketError, PacketPort};
+use ipop_dataplane::port::Port;
+use ipop_dataplane::tap::Tap;
+use ipop_dataplane::underlay;
+use tracing::{info, warn};
+
+use super::{Gateway, GatewayError, call};
+use crate::config::{Config, PortConfig};
+
+/// Makes the port: creates the TAP, or opens the interface.
+pub(super) fn open(config: &Config, tap_mac: [u8; 5]) -> Result<Port, GatewayError> {
+    match &config.port {
+        PortConfig::Tap { name, mtu, .. } => {
+            let tap = Tap::create(name, config.workers, tap_mac)?;
+            if let Some(mtu) = mtu {
+                tap.set_mtu(*mtu)?;
+            }
+            Ok(Port::Tap(tap))
+        }
+        PortConfig::AfPacket { interface } => {
+            for peer in &config.peers {
+                if underlay::leaves_through(config.listen, peer.address, interface).map_err(call("getifaddrs"))? {
+                    return Err(GatewayError::PortIsUnderlay { interface: interface.clone(), peer: peer.name.clone() });
+                }
+            }
+            Ok(Port::Packet(PacketPort::open(interface, config.workers)?))
+        }
+    }
+}
+
+impl Gateway {
+    /// A bridge that was made anew (lxc-net restarts so) gets its port back.
+    pub(super) fn keep_in_bridge(&mut self) {
+        let (Port::Tap(tap), Some(bridge)) = (&self.port, self.config.port.bridge()) else { return };
+        self.follow_bridge_mtu(tap, bridge);
+        match tap.attach_to(bridge) {
+            Ok(attached) => {
+                if attached {
+                    info!("{} is a port of {bridge} again", tap.name());
+                }
+                self.bridge_missing = false;
+            }
+            Err(error) if !self.bridge_missing => {
+                warn!("{error}; trying again every second");
+                self.bridge_missing = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn look_at_port(&mut self) -> Result<(), PacketError> {
+        self.port.check()?;
+        self.count_kernel_drops();
+        let down = !self.port.is_up();
+        if down != self.port_down {
+            self.port_down = down;
+            if down {
+                warn!("{0} is down, so nothing passes; `ip link set {0} up` mends it", self.port.name());
+            } else {
+                info!("{} is up again", self.port.name());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn count_kernel_drops(&self) {
+        self.counters.add(Ending::PortKernelDrops, self.port.kernel_drops());
+    }
+
+    /// The port takes every frame that the bridge's other ports may have.
+    pub(super) fn follow_bridge_mtu(&self, tap: &Tap, bridge: &str) {
+        if matches!(self.config.port, PortConfig::Tap { mtu: Some(_), .. }) {
+            return;
+        }
+        // The bridge's own MTU is the least of its ports', ours included, unless somebody has set it: so ours must not
+        // come from there alone, or it could never rise.
+        let wanted = tap.bridge_ports(bridge).filter_map(|port| mtu_of(&port).ok()).chain(mtu_of(bridge).ok()).max();
+        if let (Some(wanted), Ok(mtu)) = (wanted, tap.mtu())
+            && wanted != mtu
+            && tap.set_mtu(wanted).is_ok()
+        {
+            info!("{} takes frames of {wanted} octets now, as other ports of {bridge} do", tap.name());
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! A packet socket as the gateway's port: a whole interface instead of a bridge.
+//!
+//! Every frame that arrives on the interface goes to the gateway, and what the gateway writes leaves through it. The
+//! socket is a tap: the host's own stack sees what arrives too, so the interface should have no address. What the host
+//! itself sends through the interface is not taken.
+// UNSAFETY: socket options that no crate has a name for. Invariant: each passes a live int or a live struct of the type
+// that the kernel takes for the option, and its size (packet(7), include/uapi/linux/if_packet.h); the kernel keeps no
+// pointer.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Instant;
+
+use afpacket::sync::RawPacketStream;
+
+use crate::addr::MacAddr;
+use crate::wire::vnet::VNET_HEADER_LEN;
+use crate::{PATIENCE, PAUSE, interface};
+
+// A packet socket's virtio_net_hdr is in the byte order of the host (`vio_le()` in net/packet/af_packet.c), the TAP's and
+// `VnetHeader` are little-endian.
+#[cfg(target_endian = "big")]
+compile_error!("the AF_PACKET port reads virtio_net_hdr as little-endian");
+
+/// Super-frames of 64 KiB come in bursts; the default of 208 KiB holds two of them.
+const BUFFER: libc::c_int = 8 << 20;
+
+/// Why the interface cannot be the port, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum PacketError {
+    /// No CAP_NET_RAW.
+    #[error("not permitted to open a packet socket on '{0}': run as root or with CAP_NET_RAW and CAP_NET_ADMIN")]
+    Permission(String),
+    /// There is no such interface.
+    #[error("there is no interface '{0}' for \"af_packet\": `ip link` shows those that there are")]
+    NoInterface(String),
+    /// It is of another kind.
+    #[error("'{0}' is no Ethernet interface: \"af_packet\" wants one, such as a network card or a veth")]
+    NotEthernet(String),
+    /// Another gateway has it.
+    #[error("another ipop uses the interface '{0}' already (`pgrep -a ipop` shows who runs)")]
+    InUse(String),
+    /// It was there.
+    #[error("the interface '{0}' was deleted or moved away, so the port is gone; start again when it is back")]
+    Gone(String),
+    /// Another call failed.
+    #[error("{what} on '{name}': {error}")]
+    Call {
+        /// The operation.
+        what: &'static str,
+        /// The interface.
+        name: String,
+        /// The kernel's answer.
+        error: io::Error,
+    },
+}
+
+/// Packet sockets on one interface.
+#[derive(Debug)]
+pub struct PacketPort {
+    name: String,
+    index: libc::c_int,
+    mac: MacAddr,
+    queues: Vec<OwnedFd>,
+    /// Packet sockets know no owner: this name says that a gateway has the interface. Like the interface it belongs to
+    /// the network namespace, and it goes with the process.
+    _owner: UnixDatagram,
+}
+
+impl PacketPort {
+    /// Opens `queues` sockets on an interface, which the kernel spreads flows over.
+    pub fn open(name: &str, queues: usize) -> Result<PacketPort, PacketError> {
+        let failed = |what, error| PacketError::Call { what, name: name.to_owned(), error };
+        let index = nix::net::if_::if_nametoindex(name).map_err(|_| PacketError::NoInterface(name.to_owned()))? as i32;
+        let mac = interface::ethernet_address(name)
+            .map_err(|error| failed("SIOCGIFHWADDR", error))?
+            .ok_or_else(|| PacketError::NotEthernet(name.to_owned()))?;
+        let mut port = PacketPort {
+            name: name.to_owned(),
+            index,
+            mac,
+            queues: Vec::with_capacity(queues),
+            _owner: own(name, index)?,
+        };
+        for _ in 0..queues {
+            port.queues.push(open(name).map_err(|(what, error)| match error.kind() {
+                io::ErrorKind::PermissionDenied => PacketError::Permission(name.to_owned()),
+                _ => failed(what, error),
+            })?);
+        }
+        if queues > 1 {
+            port.spread()
+                .map_err(|error| failed("PACKET_FANOUT (before Linux 6.13 the interface must be up)", error))?;
+        }
+        Ok(port)
+    }
+
+    /// The name in the config; the interface may have another one by now.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The interface's own MAC address.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// One socket per worker.
+    pub fn queues(&self) -> &[OwnedFd] {
+        &self.queues
+    }
+
+    /// The MTU as it is now.
+    pub fn mtu(&self) -> Result<usize, PacketError> {
+        let error = |error| PacketError::Call { what: "SIOCGIFMTU", name: self.name.clone(), error };
+        self.present_name().and_then(|name| interface::mtu_of(&name)).map_err(error)
+    }
+
+    /// False if somebody has set the interface down, or deleted it.
+    pub fn is_up(&self) -> bool {
+        self.present_name().is_ok_and(|name| interface::is_up(&name))
+    }
+
+    /// An error if the interface is gone: the sockets do not come back to a new one of that name.
+    pub fn check(&self) -> Result<(), PacketError> {
+        // On the event NETDEV_UNREGISTER the kernel sets the socket's interface to -1 (`packet_notifier()`).
+        let bound = self.queues.first().and_then(|queue| bound_index(queue.as_fd()).ok());
+        if bound == Some(self.index) { Ok(()) } else { Err(PacketError::Gone(self.name.clone())) }
+    }
+
+    /// Frames that the kernel has dropped since the last call because nobody read them fast enough.
+    pub fn kernel_drops(&self) -> u64 {
+        // The kernel forgets what it tells.
+        self.queues.iter().map(|queue| statistics(queue.as_fd()).map_or(0, |s| u64::from(s.tp_drops))).sum()
+    }
+
+    fn present_name(&self) -> io::Result<String> {
+        let name = nix::net::if_::if_indextoname(self.index as libc::c_uint)?;
+        name.into_string().map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Makes the sockets a group: a flow, both directions of it, stays with one of them. The kernel chooses a number that
+    /// no other group has.
+    fn spread(&self) -> io::Result<()> {
+        // The group has a flag of its own for what PACKET_IGNORE_OUTGOING says for one socket.
+        let kind = libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING;
+        let mut id = 0;
+        for (index, queue) in self.queues.iter().enumerate() {
+            let unique = if index == 0 { libc::PACKET_FANOUT_FLAG_UNIQUEID } else { 0 };
+            set_option(queue, libc::SOL_PACKET, libc::PACKET_FANOUT, (id | (kind | unique) << 16) as libc::c_int)?;
+            if index == 0 {
+                id = fanout_group(queue.as_fd())? & 0xffff;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the name that only one gateway can have. The kernel takes a moment to end a process that was killed.
+fn own(name: &str, index: libc::c_int) -> Result<UnixDatagram, PacketError> {
+    let failed = |error| PacketError::Call { what: "claiming the interface", name: name.to_owned(), error };
+    let address = SocketAddr::from_abstract_name(format!("ipop-af_packet-{index}")).map_err(failed)?;
+    let begin = Instant::now();
+    loop {
+        match UnixDatagram::bind_addr(&address) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => return Err(PacketError::InUse(name.to_owned())),
+            result => return result.map_err(failed),
+        }
+    }
+}
+
+fn open(name: &str) -> Result<OwnedFd, (&'static str, io::Error)> {
+    // The crate copies the name without looking for room for the terminating zero.
+    if name.len() >= libc::IFNAMSIZ {
+        return Err(("opening a packet socket", io::ErrorKind::InvalidInput.into()));
+    }
+    let mut stream = RawPacketStream::new().map_err(|e| ("opening a packet socket", e))?;
+    // SAFETY: `stream` is alive until the duplicate has been made.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    // A duplicate, because the crate closes the descriptor that its `into_raw_fd` gives away; and with CLOEXEC.
+    let socket = borrowed.try_clone_to_owned().map_err(|e| ("dup", e))?;
+    stream.bind(name).map_err(|e| ("bind", e))?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1)
+        .map_err(|e| ("PACKET_IGNORE_OUTGOING", e))?;
+    // Until it was bound it took the frames of every interface. Twice, since an interface that is down makes an error of
+    // the first call.
+    stream.drain();
+    stream.drain();
+    stream.set_promisc(name, true).map_err(|e| ("PACKET_ADD_MEMBERSHIP", e))?;
+    stream.set_non_blocking().map_err(|e| ("O_NONBLOCK", e))?;
+    // No PACKET_QDISC_BYPASS: that way the kernel drops a super-frame for an interface that does not segment it by itself
+    // (`__dev_direct_xmit()` in net/core/dev.c), and every frame while the interface's queue is full.
+    let header = VNET_HEADER_LEN as libc::c_int;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR_SZ, header)
+        .map_err(|e| ("PACKET_VNET_HDR_SZ (of Linux 6.4)", e))?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1).map_err(|e| ("PACKET_AUXDATA", e))?;
+    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
+        // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
+        set_option(&socket, libc::SOL_SOCKET, force, BUFFER)
+            .or_else(|_| set_option(&socket, libc::SOL_SOCKET, plain, BUFFER))
+            .map_err(|e| ("SO_RCVBUF, SO_SNDBUF", e))?;
+    }
+    Ok(socket)
+}
+
+fn set_option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: see the top of the file.
+    let result = unsafe {
+        let size = size_of::<libc::c_int>() as libc::socklen_t;
+        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// # Safety
+///
+/// `T` is what the kernel gives for the option, or larger, and every pattern of bits is one of its values.
+unsafe fn get_option<T>(socket: BorrowedFd<'_>, name: libc::c_int, mut value: T) -> io::Result<T> {
+    let mut size = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the caller's promise.
+    let result = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_PACKET, name, std::ptr::from_mut(&mut value).cast(), &mut size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(value) }
+}
+
+fn fanout_group(socket: BorrowedFd<'_>) -> io::Result<libc::c_uint> {
+    // SAFETY: PACKET_FANOUT gives an int.
+    unsafe { get_option(socket, libc::PACKET_FANOUT, 0) }
+}
+
+fn statistics(socket: BorrowedFd<'_>) -> io::Result<libc::tpacket_stats> {
+    // SAFETY: a socket that was told no PACKET_VERSION gives a struct tpacket_stats, two integers.
+    unsafe { get_option(socket, libc::PACKET_STATISTICS, libc::tpacket_stats { tp_packets: 0, tp_drops: 0 }) }
+}
+
+/// The interface that a socket is bound to; -1 if it is gone.
+fn bound_index(socket: BorrowedFd<'_>) -> io::Result<libc::c_int> {
+    // SAFETY: all-zero is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: a live sockaddr_ll, which is what a packet socket's name is, and its size.
+    let result = unsafe { libc::getsockname(socket.as_raw_fd(), std::ptr::from_mut(&mut address).cast(), &mut size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(address.sll_ifindex) }
+}

@@ -1,0 +1,75 @@
+//! What the kernel says beside a received datagram or frame: control messages (cmsg(3)) as octets of a buffer.
+
+use crate::wire::tag::Tag;
+
+/// The data of the first message of a kind.
+fn find(mut control: &[u8], level: i32, kind: i32) -> Option<&[u8]> {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    while let Some(header) = control.first_chunk::<HEADER>() {
+        let len = usize::from_ne_bytes(*header.first_chunk()?);
+        let found = (i32::from_ne_bytes(*header[8..].first_chunk()?), i32::from_ne_bytes(*header[12..].first_chunk()?));
+        let data = control.get(HEADER..len)?;
+        if found == (level, kind) {
+            return Some(data);
+        }
+        control = control.get(len.next_multiple_of(size_of::<usize>())..)?;
+    }
+    None
+}
+
+/// The size of the datagrams in a train, from `UDP_GRO`; `None` if there is just one.
+pub(super) fn gro_size(control: &[u8]) -> Option<usize> {
+    let data = find(control, libc::SOL_UDP, libc::UDP_GRO)?;
+    usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok()
+}
+
+/// The tag that the kernel took out of a frame, from `PACKET_AUXDATA`: a `struct tpacket_auxdata`
+/// (include/uapi/linux/if_packet.h).
+pub(super) fn tag(control: &[u8]) -> Option<Tag> {
+    let data = find(control, libc::SOL_PACKET, libc::PACKET_AUXDATA)?.first_chunk::<20>()?;
+    let status = u32::from_ne_bytes(*data.first_chunk()?);
+    let short = |at: usize| u16::from_ne_bytes([data[at], data[at + 1]]);
+    let known = status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    let tpid = if known { short(18) } else { crate::wire::ethernet::ethertype::VLAN };
+    (status & libc::TP_STATUS_VLAN_VALID != 0).then(|| Tag { tpid, control: short(16) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+        let mut m = (16 + data.len()).to_ne_bytes().to_vec();
+        m.extend_from_slice(&level.to_ne_bytes());
+        m.extend_from_slice(&kind.to_ne_bytes());
+        m.extend_from_slice(data);
+        m.resize(m.len().next_multiple_of(8), 0);
+        m
+    }
+
+    #[test]
+    fn gro_size_among_other_messages() {
+        let ttl = message(libc::SOL_IP, 8, &1i32.to_ne_bytes());
+        let control = [ttl.clone(), message(libc::SOL_UDP, libc::UDP_GRO, &1472i32.to_ne_bytes())].concat();
+        assert_eq!(gro_size(&control), Some(1472));
+        assert_eq!(gro_size(&ttl), None);
+        assert_eq!(gro_size(&[0; 16]), None);
+    }
+
+    #[test]
+    fn tags_in_the_auxiliary_data() {
+        let data = |status: u32, tci: u16, tpid: u16| {
+            let mut data = status.to_ne_bytes().to_vec();
+            data.resize(16, 0xee);
+            data.extend_from_slice(&tci.to_ne_bytes());
+            data.extend_from_slice(&tpid.to_ne_bytes());
+            message(libc::SOL_PACKET, libc::PACKET_AUXDATA, &data)
+        };
+        let (vlan, tpid) = (libc::TP_STATUS_VLAN_VALID, libc::TP_STATUS_VLAN_TPID_VALID);
+        assert_eq!(tag(&data(vlan | tpid, 0x600a, 0x88a8)), Some(Tag { tpid: 0x88a8, control: 0x600a }));
+        assert_eq!(tag(&data(vlan, 10, 0)), Some(Tag { tpid: 0x8100, control: 10 }), "a kernel that names no TPID");
+        assert_eq!(tag(&data(vlan | tpid, 0, 0x8100)), Some(Tag { tpid: 0x8100, control: 0 }), "a tag of priority 0");
+        assert_eq!(tag(&data(libc::TP_STATUS_CSUM_VALID, 0, 0)), None);
+        assert_eq!(tag(&data(vlan, 10, 0)[..32]), None, "cut short");
+    }
+}
