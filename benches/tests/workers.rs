@@ -16,6 +16,7 @@ use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
+use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
@@ -59,7 +60,14 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
     for end in [&port, &inner] {
         setsockopt(end, sockopt::SndBuf, &PORT_BUFFER).expect("the buffer is set");
     }
-    let config = WorkerConfig { lane: 0, cpu: None, network: NETWORK, flood_rate: FLOOD_RATE, epoch: Instant::now() };
+    let config = WorkerConfig {
+        lane: 0,
+        cpu: None,
+        network: NETWORK,
+        flood_rate: FLOOD_RATE,
+        epoch: Instant::now(),
+        offloads: Offloads::ALL,
+    };
     let shared = Shared { macs, events: events.clone() };
     let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
     Side { port, worker: worker.expect("io_uring is needed"), events }

@@ -8,6 +8,8 @@ pub mod ending;
 pub mod event;
 pub mod forward;
 pub mod mac_table;
+pub mod merge;
+pub mod offloads;
 pub mod peers;
 mod ring;
 mod sync;

@@ -269,6 +269,7 @@ impl Gateway {
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
                 epoch,
+                offloads: gateway.tap.offloads(),
             };
             let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;
             let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())
