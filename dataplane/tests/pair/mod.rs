@@ -64,7 +64,10 @@ pub fn pair_with(max_datagram: usize, offloads: Offloads) -> [Side; 2] {
         let (macs, mut writer) = MacTable::new(64, [5, 6]);
         for (mac, home) in [(SOURCE, 0), (TARGET, 1)] {
             let owner = if home == index { Owner::Local } else { Owner::Peer(PeerId(0)) };
-            writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
+            // Guests' tagged frames are in VLAN 10.
+            for vlan in [Vlan::UNTAGGED, Vlan::customer(10)] {
+                writer.insert(MacKey::new(vlan, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
+            }
         }
         let events = Arc::new(Events::new(Box::new(Nobody)));
         let (port, inner) = nix::sys::socket::socketpair(
