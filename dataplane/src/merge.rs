@@ -219,3 +219,128 @@ impl UdpRun {
         checksum::add(&frame[addresses..self.l4], u64::from(protocol::UDP) + udp_len as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A datagram with whole checksums, number `n` of its flow.
+    fn datagram(n: u16, payload: &[u8]) -> Vec<u8> {
+        let mut f = vec![0x02, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0];
+        let udp_len = (8 + payload.len()) as u16;
+        f.extend_from_slice(&[0x45, 0]);
+        f.extend_from_slice(&(20 + udp_len).to_be_bytes());
+        f.extend_from_slice(&n.to_be_bytes());
+        f.extend_from_slice(&[0, 0, 64, 17, 0, 0, 10, 0, 3, 3, 10, 0, 3, 104, 0x9c, 0x40, 0x13, 0x89]);
+        f.extend_from_slice(&udp_len.to_be_bytes());
+        f.extend_from_slice(&[0, 0]);
+        f.extend_from_slice(payload);
+        finish(&mut f);
+        f
+    }
+
+    fn finish(f: &mut [u8]) {
+        f[24..26].copy_from_slice(&[0, 0]);
+        let sum = !checksum::fold(checksum::add(&f[14..34], 0));
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
+        let udp_len = f.len() - 34;
+        f[40..42].copy_from_slice(&[0, 0]);
+        let sum = !checksum::fold(checksum::add(&f[34..], checksum::add(&f[26..34], 17 + udp_len as u64)));
+        f[40..42].copy_from_slice(&sum.to_be_bytes());
+    }
+
+    fn start(first: &[u8]) -> Option<UdpRun> {
+        UdpRun::start(&Frame::parse(first).unwrap(), None)
+    }
+
+    #[test]
+    fn a_run_and_its_headers() {
+        let first = datagram(7, &[1; 100]);
+        let mut run = start(&first).unwrap();
+        assert!(run.extend(&first, &datagram(8, &[2; 100]), None));
+        assert!(!run.extend(&first, &datagram(8, &[2; 100]), None), "its identification has been there");
+        assert!(run.extend(&first, &datagram(9, &[3; 10]), None));
+        assert!(!run.extend(&first, &datagram(10, &[3; 10]), None), "a shorter one was the last");
+        let mut headers = first[..run.header_len()].to_vec();
+        let vnet = run.patch(&mut headers);
+        assert_eq!((run.frames(), vnet.gso_type, vnet.gso_size.get(), vnet.hdr_len.get()), (3, 5, 100, 42));
+        assert_eq!((vnet.flags, vnet.csum_start.get(), vnet.csum_offset.get()), (1, 34, 6));
+        assert_eq!((be16(&headers, 16), be16(&headers, 38)), (20 + 8 + 210, 8 + 210));
+        assert_eq!(checksum::fold(checksum::add(&headers[14..34], 0)), 0xffff);
+        // From RFC 768 by hand: 10.0.3.3, 10.0.3.104, protocol, length.
+        assert_eq!(u32::from(be16(&headers, 40)), 0x0a00 + 0x0303 + 0x0a00 + 0x0368 + 17 + 218);
+    }
+
+    #[test]
+    fn at_most_64_and_at_most_64_kib() {
+        for (len, most) in [(10, MAX_FRAMES), (1472, 44), (9000, 7)] {
+            let first = datagram(0, &vec![0; len]);
+            let mut run = start(&first).unwrap();
+            let taken = (1..100).take_while(|n| run.extend(&first, &datagram(*n, &vec![0; len]), None)).count();
+            assert_eq!(taken + 1, most, "{len}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_begin_a_run() {
+        let good = datagram(1, &[5; 50]);
+        assert!(start(&good).is_some());
+        // Version and header length, more fragments, an offset, another protocol, lengths, DHCP clients.
+        for (at, value) in
+            [(14, 0x55), (14, 0x46), (20, 0x20), (21, 1), (23, 6), (17, 77), (17, 79), (39, 57), (39, 59)]
+        {
+            let mut bad = good.clone();
+            bad[at] = value;
+            finish(&mut bad);
+            assert_eq!(start(&bad), None, "{at} {value}");
+        }
+        for port in DHCP_CLIENTS {
+            let mut bad = good.clone();
+            bad[36..38].copy_from_slice(&port.to_be_bytes());
+            finish(&mut bad);
+            assert_eq!(start(&bad), None, "{port}");
+        }
+        assert_eq!(start(&datagram(1, &[])), None);
+        let elsewhere = PartialChecksum { start: 34, offset: 4 };
+        assert_eq!(UdpRun::start(&Frame::parse(&good).unwrap(), Some(elsewhere)), None);
+        (0..good.len()).filter(|len| *len >= 14).for_each(|len| assert_eq!(start(&good[..len]), None));
+    }
+
+    /// Whatever differs in the headers, but for identification, length and sums, is another flow; whatever differs in the
+    /// payload is a wrong checksum.
+    #[test]
+    fn every_octet_counts() {
+        let (first, second) = (datagram(1, &[5; 50]), datagram(2, &[6; 50]));
+        for at in 0..second.len() {
+            let mut other = second.clone();
+            other[at] ^= 4;
+            let mut run = start(&first).unwrap();
+            assert!(!run.extend(&first, &other, None), "{at}");
+            // And the first one's are looked at too, when it matters.
+            let mut other = first.clone();
+            other[at] ^= 4;
+            assert!(start(&other).is_none_or(|mut run| !run.extend(&other, &second, None)), "{at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(
+            first in proptest::collection::vec(any::<u8>(), 14..90),
+            next in proptest::collection::vec(any::<u8>(), 0..90),
+            v6: bool,
+        ) {
+            let mut first = first;
+            first[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
+            let good = datagram(3, &next);
+            for first in [&first, &good] {
+                let Some(mut run) = start(first) else { continue };
+                run.extend(first, &next, None);
+                run.extend(&next, first, None);
+                let mut headers = first[..run.header_len()].to_vec();
+                run.patch(&mut headers);
+            }
+        }
+    }
+}

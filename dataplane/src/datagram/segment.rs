@@ -465,3 +465,6 @@ fn set_ip_length(headers: &mut [u8], l3: usize, ipv4: bool, frame_len: usize) {
         field.copy_from_slice(&(len.min(65_535) as u16).to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;
