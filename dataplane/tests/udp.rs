@@ -337,8 +337,8 @@ fn lost_and_reordered_slices_cost_only_themselves() {
         // In every second round all come, in the wrong order.
         let mut keep = lost.iter().map(|lost| number % 2 == 0 || !lost);
         slices.retain(|_| keep.next().unwrap_or(true));
-        for at in 0..slices.len() {
-            let with = (at + moved[at]).min(slices.len() - 1);
+        for (at, by) in moved.iter().take(slices.len()).enumerate() {
+            let with = (at + by).min(slices.len() - 1);
             slices.swap(at, with);
         }
         for (record, _) in &slices {

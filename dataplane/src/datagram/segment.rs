@@ -414,7 +414,7 @@ impl Run {
             Transport::Tcp => slice.gso_size == 0 || slice.gso_size >= MIN_GSO_SIZE,
             Transport::Udp => size > 0 && offset.is_multiple_of(size) && has_whole_datagrams(slice, 0),
         };
-        legal.then(|| Run {
+        legal.then_some(Run {
             transport: headers.transport,
             number: slice.number,
             offset,
