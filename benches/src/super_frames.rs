@@ -90,11 +90,12 @@ fn join_all(table: &MacTable, datagrams: &[Vec<u8>], own: &mut [u8]) -> u64 {
                 continue;
             }
             let headers = Headers::validate(slice.headers).expect("the headers are those of TCP");
+            let run = JoinedRun::start(&slice, &headers).expect("the slice is one of TCP");
             let frame = Frame::parse(slice.headers).expect("the headers are whole");
             let (verdict, learn) = forward::from_peer(table, &frame, PeerId(0), macs::NOW);
             assert!(verdict.is_ok() && learn.is_none());
             own[VNET_HEADER_LEN..VNET_HEADER_LEN + header_len].copy_from_slice(slice.headers);
-            join = Some(Join { run: JoinedRun::start(&slice), headers, header_len });
+            join = Some(Join { run, headers, header_len });
         }
     }
     let join = join.expect("there was a slice");

@@ -16,10 +16,11 @@ use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
+use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::port::PortKind;
 use ipop_dataplane::underlay;
-use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
+use ipop_dataplane::wire::vnet::{self, VNET_HEADER_LEN};
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
@@ -32,6 +33,12 @@ const PORT_BUFFER: usize = 4 << 20;
 /// Rounds before anything is counted: lanes are heard of, libraries make what they make at first use.
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 200;
+const SOME_PORT: u16 = 5201;
+/// Datagrams that are sent at once, and what each carries.
+const BURST: usize = 20;
+const BURST_PAYLOAD: usize = 100;
+/// Ethernet, IPv4, UDP.
+const UDP_HEADERS: usize = 14 + 20 + 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 const STRANGER: MacAddr = MacAddr([0x00, 0x16, 0x3e, 0, 0x02, 0x05]);
 
@@ -68,6 +75,7 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
         flood_rate: FLOOD_RATE,
         waiting: Waiting::default(),
         epoch: Instant::now(),
+        offloads: Offloads::ALL,
     };
     let shared = Shared { macs, events: events.clone() };
     let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
@@ -119,9 +127,26 @@ fn round(a: &Side, b: &Side, frames: &[(Vec<u8>, bool)], buffer: &mut [u8]) {
             arrived += part.unwrap_or_else(|| panic!("lost; {:?} {:?}", a.drops(), b.drops()));
         }
     }
+    // Datagrams that may be merged: of the parts that come, only the payload is as long as what was sent.
+    let datagram = udp(SOME_PORT, BURST_PAYLOAD);
+    for _ in 0..BURST {
+        nix::unistd::write(&a.port, &datagram).expect("the port takes it");
+    }
+    let mut arrived = 0;
+    while arrived < BURST * BURST_PAYLOAD {
+        let part = b.receive(buffer);
+        arrived += part.unwrap_or_else(|| panic!("lost; {:?} {:?}", a.drops(), b.drops())) - UDP_HEADERS;
+    }
     for side in [a, b] {
         while side.events.pop().is_some() {}
     }
+}
+
+/// Makes a frame a UDP super-frame (`VIRTIO_NET_HDR_GSO_UDP_L4`).
+fn super_frame(mut frame: Vec<u8>, gso_size: u16) -> Vec<u8> {
+    frame[1] = vnet::GSO_UDP_L4;
+    frame[4..6].copy_from_slice(&gso_size.to_le_bytes());
+    frame
 }
 
 #[test]
@@ -129,7 +154,6 @@ fn workers_allocate_nothing() {
     const SUPER_PAYLOAD: usize = 60_000;
     const GSO_SIZE: u16 = 1448;
     const DHCP_CLIENT: u16 = 68;
-    const SOME_PORT: u16 = 5201;
     let [a, b] = pair();
     let mut buffer = vec![0; 70_000];
     // Those that arrive nowhere come first: when a later one has arrived, they are done with.
@@ -141,6 +165,9 @@ fn workers_allocate_nothing() {
         (tcp(0, 0), true),
         (tcp(1200, 0), true),
         (tcp(SUPER_PAYLOAD, GSO_SIZE), true),
+        // A super-frame of UDP, and one whose datagrams do not fit the path.
+        (super_frame(udp(SOME_PORT, SUPER_PAYLOAD), 1000), true),
+        (super_frame(udp(SOME_PORT, 20_000), 2000), true),
         // In pieces.
         (udp(SOME_PORT, 8000), true),
         // With a checksum that is finished.

@@ -9,6 +9,8 @@ pub mod event;
 pub mod forward;
 pub mod interface;
 pub mod mac_table;
+pub mod merge;
+pub mod offloads;
 pub mod packet;
 pub mod peers;
 pub mod port;

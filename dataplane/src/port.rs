@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::addr::MacAddr;
 use crate::ending::Ending;
+use crate::offloads::Offloads;
 use crate::packet::{PacketError, PacketPort};
 use crate::tap::Tap;
 
@@ -48,6 +49,15 @@ impl Port {
         match self {
             Port::Tap(tap) => tap.mac(),
             Port::Packet(packet) => packet.mac(),
+        }
+    }
+
+    /// The offloads that are on. A packet socket has those of its kernel, whatever the card can do: what the card cannot
+    /// is done before (`validate_xmit_skb()` in net/core/dev.c). A kernel without UDP super-frames says so at the first.
+    pub fn offloads(&self) -> Offloads {
+        match self {
+            Port::Tap(tap) => tap.offloads(),
+            Port::Packet(_) => Offloads::ALL,
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::addr::MacAddr;
 use crate::interface::{self, control_call, request};
+use crate::offloads::Offloads;
 use crate::wire::vnet::VNET_HEADER_LEN;
 use crate::{PATIENCE, PAUSE};
 
@@ -49,8 +50,11 @@ pub enum TapError {
     },
 }
 
-/// Offloads that the port was opened with.
+/// Offloads that the port is opened with: checksums and TCP super-frames.
 const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// `TUN_F_USO4 | TUN_F_USO6`, UDP super-frames; not in the libc crate. `set_offload()` in drivers/net/tun.c wants both
+/// or none.
+const OFFLOAD_USO: libc::c_uint = 0x20 | 0x40;
 /// include/uapi/linux/sockios.h; not in the libc crate.
 const SIOCBRADDIF: libc::c_ulong = 0x89a2;
 
@@ -60,20 +64,23 @@ pub struct Tap {
     name: String,
     mac: MacAddr,
     queues: Vec<OwnedFd>,
+    offloads: Offloads,
 }
 
 impl Tap {
-    /// Creates the device with `queues` queues, checksum and TCP segmentation offload, and a `virtio_net_hdr` in
-    /// front of every frame. The device is up but in no bridge.
+    /// Creates the device with `queues` queues, the offloads that the kernel knows, and a `virtio_net_hdr` in front
+    /// of every frame. The device is up but in no bridge.
     ///
     /// Its MAC begins with fe, as libvirt's and LXC's do: a bridge takes the lowest MAC of its ports for itself
     /// (`br_stp_recalculate_bridge_id()`), and must not change it when this port comes.
     pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
         let [a, b, c, d, e] = random;
         let mac = MacAddr([0xfe, a, b, c, d, e]);
-        let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::with_capacity(queues) };
+        let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::new(), offloads: Offloads::WITHOUT_USO };
         for index in 0..queues {
             let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
+            // The mask is the device's, not the queue's, and is set anew with every queue.
+            tap.offloads = tap.set_offloads(&queue)?;
             tap.queues.push(queue);
         }
         tap.set_mac()?;
@@ -125,17 +132,27 @@ impl Tap {
             Ok(_) => {}
         }
         let (header_len, little_endian): (libc::c_int, libc::c_int) = (VNET_HEADER_LEN as libc::c_int, 1);
-        // SAFETY: both take a pointer to an int, TUNSETOFFLOAD takes the mask by value.
+        // SAFETY: both take a pointer to an int.
         unsafe {
             self.check("TUNSETVNETHDRSZ", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_len))?;
             self.check("TUNSETVNETLE", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &little_endian))?;
-            // The mask is the device's, not the queue's, and is set anew with every queue.
-            self.check(
-                "TUNSETOFFLOAD",
-                libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOADS)),
-            )?;
         }
         Ok(file.into())
+    }
+
+    /// Turns on what the kernel knows. Linux before 6.2 refuses a mask with a flag that it does not know, and refuses
+    /// UDP super-frames that are written just so.
+    fn set_offloads(&self, queue: &OwnedFd) -> Result<Offloads, TapError> {
+        let set = |mask: libc::c_uint| {
+            // SAFETY: TUNSETOFFLOAD takes the mask by value.
+            unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) }
+        };
+        if set(OFFLOADS | OFFLOAD_USO) >= 0 {
+            return Ok(Offloads::ALL);
+        }
+        // If it was about anything else, this says so.
+        self.check("TUNSETOFFLOAD", set(OFFLOADS))?;
+        Ok(Offloads::WITHOUT_USO)
     }
 
     /// The interface's name.
@@ -146,6 +163,11 @@ impl Tap {
     /// The interface's own MAC address; no frame is ever sent from it.
     pub fn mac(&self) -> MacAddr {
         self.mac
+    }
+
+    /// The offloads that are on.
+    pub fn offloads(&self) -> Offloads {
+        self.offloads
     }
 
     /// One descriptor per worker.

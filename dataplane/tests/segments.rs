@@ -44,7 +44,8 @@ fn join(records: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
         {
             payload.extend_from_slice(slice.payload);
         } else {
-            frames.push((Run::start(&slice), slice.headers.to_vec(), slice.payload.to_vec()));
+            let headers = Headers::validate(slice.headers).unwrap();
+            frames.push((Run::start(&slice, &headers).unwrap(), slice.headers.to_vec(), slice.payload.to_vec()));
         }
     }
     let finish = |(run, mut headers, payload): (Run, Vec<u8>, Vec<u8>)| {
@@ -150,7 +151,7 @@ proptest! {
             headers[14] = if v6 { 0x60 } else { 0x45 };
         }
         if let Ok(valid) = Headers::validate(&headers) {
-            let run = Run { number: 0, offset: usize::from(offset), len: 100, gso_size: 50, ecn: true, last: false };
+            let run = Run { number: 0, offset: usize::from(offset), len: 100, gso_size: 50, ecn: true, last: false, transport: valid.transport() };
             valid.patch(&mut headers, &run);
         }
     }

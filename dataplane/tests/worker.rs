@@ -1,135 +1,22 @@
-//! Two workers back to back, without root: a socket pair stands for each port, TAP or packet socket, the loopback for
-//! the underlay.
-//!
-//! ```text
-//!   test ── seqpacket pair ── worker A ══ UDP on 127.0.0.1 ══ worker B ── seqpacket pair ── test
-//! ```
+//! Two workers back to back: see [`pair`].
 
-use std::io::{ErrorKind, IoSlice};
-use std::net::UdpSocket;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::addr::Vlan;
 use ipop_dataplane::datagram::segment::SuperFrame;
-use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
-use ipop_dataplane::event::{Event, Events, Wake};
-use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
-use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::event::Event;
 use ipop_dataplane::port::PortKind;
-use ipop_dataplane::underlay;
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
-use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
+use ipop_dataplane::worker::Waiting;
+use pair::{Kind, Peer, SOURCE, Side, TARGET, pair, pair_of};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use reference::{guests, reference};
-use zerocopy::{FromBytes, IntoBytes};
 
+mod pair;
 mod reference;
-
-struct Nobody;
-impl Wake for Nobody {
-    fn wake(&self) {}
-}
-
-struct Side {
-    address: std::net::SocketAddr,
-    port: OwnedFd,
-    worker: Worker,
-    events: Arc<Events>,
-}
-
-const SOURCE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-const TARGET: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-
-/// `max_datagram` is what the path between the two carries.
-fn pair(max_datagram: usize) -> [Side; 2] {
-    pair_of(PortKind::Tap, max_datagram, Waiting::default())
-}
-
-fn pair_of(kind: PortKind, max_datagram: usize, waiting: Waiting) -> [Side; 2] {
-    let sockets: Vec<UdpSocket> =
-        (0..2).flat_map(|_| underlay::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap()).collect();
-    let sessions = [session_index(PeerId(0), 1), session_index(PeerId(0), 2)];
-    let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
-    let mut sides = Vec::new();
-    for (index, socket) in sockets.into_iter().enumerate() {
-        let other = 1 - index;
-        let view = PeerView {
-            address: addresses[other],
-            their_session: sessions[other],
-            our_session: sessions[index],
-            up: true,
-            max_datagram,
-        };
-        let (macs, mut writer) = MacTable::new(64, [5, 6]);
-        for (mac, home) in [(SOURCE, 0), (TARGET, 1)] {
-            let owner = if home == index { Owner::Local } else { Owner::Peer(PeerId(0)) };
-            writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
-        }
-        let events = Arc::new(Events::new(Box::new(Nobody)));
-        let (port, inner) = nix::sys::socket::socketpair(
-            nix::sys::socket::AddressFamily::Unix,
-            nix::sys::socket::SockType::SeqPacket,
-            None,
-            nix::sys::socket::SockFlag::SOCK_NONBLOCK,
-        )
-        .unwrap();
-        for fd in [&port, &inner] {
-            nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
-        }
-        let config = WorkerConfig {
-            lane: 0,
-            cpu: None,
-            port: kind,
-            network: 3,
-            flood_rate: 1000,
-            waiting,
-            epoch: Instant::now(),
-        };
-        let shared = Shared { macs, events: events.clone() };
-        let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
-    }
-    sides.try_into().ok().expect("two sides")
-}
-
-impl Side {
-    fn send(&self, vnet: &VnetHeader, frame: &[u8]) {
-        let parts = [IoSlice::new(vnet.as_bytes()), IoSlice::new(frame)];
-        loop {
-            match nix::sys::uio::writev(&self.port, &parts) {
-                Err(nix::errno::Errno::EAGAIN) => std::thread::sleep(Duration::from_micros(200)),
-                result => return assert!(result.is_ok(), "{result:?}"),
-            }
-        }
-    }
-
-    fn receive(&self, timeout: Duration) -> Option<(VnetHeader, Vec<u8>)> {
-        let end = Instant::now() + timeout;
-        let mut buffer = vec![0; 70_000];
-        while Instant::now() < end {
-            match nix::unistd::read(&self.port, &mut buffer).map_err(std::io::Error::from) {
-                Ok(len) => {
-                    let (vnet, frame) = VnetHeader::read_from_prefix(&buffer[..len]).unwrap();
-                    return Some((vnet, frame.to_vec()));
-                }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => std::thread::sleep(Duration::from_micros(100)),
-                Err(e) => panic!("{e} on {}", self.port.as_raw_fd()),
-            }
-        }
-        None
-    }
-
-    fn drops(&self) -> Vec<(&'static str, u64)> {
-        let counters = &self.worker.stats.counters;
-        let dropped = Ending::ALL.iter().filter(|e| e.class() == ipop_dataplane::ending::Class::Dropped);
-        dropped.map(|e| (e.name(), counters.get(*e))).filter(|(_, n)| *n > 0).collect()
-    }
-}
 
 /// A frame that is nobody's protocol, with its number in it.
 fn plain(len: usize, number: usize) -> Vec<u8> {
@@ -143,7 +30,7 @@ fn plain(len: usize, number: usize) -> Vec<u8> {
 fn every_frame_arrives_as_it_was_and_in_order() {
     let paths = [508, 1232, 1472, 8972].map(|max_datagram| (PortKind::Tap, max_datagram));
     for (port, max_datagram) in paths.into_iter().chain([(PortKind::Packet, 1472)]) {
-        let [a, b] = pair_of(port, max_datagram, Waiting::default());
+        let [a, b] = pair_of(max_datagram, Kind { port, ..Kind::default() });
         let mut runner = TestRunner::deterministic();
         let sizes = proptest::collection::vec(
             prop_oneof![3 => 0usize..200, 2 => 1000usize..1500, 1 => 1500usize..9000, 1 => 30_000usize..65_000],
@@ -173,7 +60,7 @@ fn every_frame_arrives_as_it_was_and_in_order() {
 fn every_way_of_waiting_ends_when_a_frame_comes() {
     for (spin, min_wait) in [(0, 0), (1000, 0), (0, 1000), (200, 200)] {
         let [spin, min_wait] = [spin, min_wait].map(Duration::from_micros);
-        let [a, b] = pair_of(PortKind::Tap, 1472, Waiting { spin, min_wait });
+        let [a, b] = pair_of(1472, Kind { waiting: Waiting { spin, min_wait }, ..Kind::default() });
         for number in 0..50 {
             a.send(&VnetHeader::default(), &plain(100, number));
             let (_, arrived) = b.receive(Duration::from_secs(5)).unwrap_or_else(|| panic!("{spin:?} {min_wait:?}"));
@@ -189,7 +76,7 @@ fn super_frames_arrive_as_the_same_segments() {
     for (port, max_datagram) in
         [(PortKind::Tap, 1232), (PortKind::Tap, 1472), (PortKind::Tap, 8972), (PortKind::Packet, 1472)]
     {
-        let [a, b] = pair_of(port, max_datagram, Waiting::default());
+        let [a, b] = pair_of(max_datagram, Kind { port, ..Kind::default() });
         let mut runner = TestRunner::deterministic();
         for _ in 0..40 {
             let mut guest = guests().new_tree(&mut runner).unwrap().current();
@@ -224,44 +111,25 @@ fn super_frames_arrive_as_the_same_segments() {
 #[test]
 fn slices_of_two_lanes_are_not_joined() {
     let [a, b] = pair(1472);
-    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let session = session_index(PeerId(0), 2);
-    let view = PeerView {
-        address: peer.local_addr().unwrap(),
-        their_session: 1,
-        our_session: session,
-        up: true,
-        max_datagram: 1472,
-    };
-    b.worker.mailbox.publish(Arc::new(PeerTable::new(vec![view])));
+    let mut peer = Peer::of(&b);
     let mut runner = TestRunner::deterministic();
     let mut guest = guests().new_tree(&mut runner).unwrap().current();
     (guest.tags, guest.payload, guest.gso_size) = (0, vec![1; 4000], 1000);
     let mut other = guest.clone();
     other.payload = vec![2; 4000];
-    let slice = |guest: &reference::Guest, lane, counter, offset: usize| {
+    let mut slice = |guest: &reference::Guest, lane, offset: usize| {
         let mut frame = guest.frame();
         frame[..6].copy_from_slice(&TARGET.0);
         frame[6..12].copy_from_slice(&SOURCE.0);
         let parsed = ipop_dataplane::wire::Frame::parse(&frame).unwrap();
         let super_frame = SuperFrame::new(&parsed, &guest.vnet()).unwrap();
-        let mut datagram = DatagramHeader::new(DATA, 3, session, lane, counter).as_bytes().to_vec();
-        let at = datagram.len();
-        datagram.resize(at + super_frame.prefix_len(), 0);
-        super_frame.write_prefix(&mut datagram[at..], 7, offset, 1000);
-        datagram.extend_from_slice(&super_frame.payload[offset..offset + 1000]);
-        datagram
+        let mut record = vec![0; super_frame.prefix_len()];
+        super_frame.write_prefix(&mut record, 7, offset, 1000);
+        record.extend_from_slice(&super_frame.payload[offset..offset + 1000]);
+        peer.datagram(lane, &record)
     };
-    let to = b.address;
-    // One train, so that they are in one batch.
-    let parts = [(&guest, 0, 0, 0), (&other, 1, 0, 1000), (&other, 1, 1, 2000)];
-    let datagrams: Vec<_> = parts.map(|(guest, lane, counter, offset)| slice(guest, lane, counter, offset)).into();
-    let segment = datagrams[0].len() as u16;
-    let to: nix::sys::socket::SockaddrStorage = to.into();
-    let train = datagrams.concat();
-    let control = [nix::sys::socket::ControlMessage::UdpGsoSegments(&segment)];
-    let flags = nix::sys::socket::MsgFlags::empty();
-    nix::sys::socket::sendmsg(peer.as_raw_fd(), &[IoSlice::new(&train)], &control, flags, Some(&to)).unwrap();
+    let datagrams = [slice(&guest, 0, 0), slice(&other, 1, 1000), slice(&other, 1, 2000)];
+    peer.send(&datagrams);
     let mut seen = Vec::new();
     while seen.iter().map(Vec::len).sum::<usize>() < 3000 {
         let (_, frame) = b.receive(Duration::from_secs(5)).expect("all slices arrive");

@@ -285,6 +285,7 @@ impl Gateway {
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,
                 epoch,
+                offloads: gateway.port.offloads(),
             };
             let queue = gateway.port.queues()[lane].try_clone().map_err(call("dup"))?;
             let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())

@@ -21,7 +21,7 @@
 //! ([`ReplayWindow`]). Every gateway chooses the session index under which it wants to be sent to, anew at every start,
 //! so a datagram meant for an earlier life is recognised.
 //!
-//! Records are described in [`record`], their slices of TCP super-frames in [`segment`] and pieces of
+//! Records are described in [`record`], their slices of TCP and UDP super-frames in [`segment`] and pieces of
 //! anything else in [`fragment`].
 
 pub mod fragment;

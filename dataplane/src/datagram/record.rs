@@ -25,7 +25,7 @@ use crate::wire::vnet::PartialChecksum;
 pub const PAD: u8 = 0;
 /// A whole frame.
 pub const FRAME: u8 = 1;
-/// A slice of a TCP super-frame.
+/// A slice of a TCP or UDP super-frame.
 pub const SEGMENT: u8 = 2;
 /// A piece of a frame.
 pub const FRAGMENT: u8 = 3;

@@ -1,8 +1,8 @@
-//! Slices of TCP super-frames: cut at the sender, joined at the receiver, any subset of them.
+//! Slices of TCP and UDP super-frames: cut at the sender, joined at the receiver, any subset of them.
 //!
-//! A TAP with offloads hands over TCP as *super-frames* of up to 64 KiB: one set of headers, the payload of many segments.
-//! A slice can stand alone: it carries the super-frame's headers as they were, its place, and a piece of payload.
-//! The body of a segment record is
+//! A TAP with offloads hands over TCP, and UDP of programs that use `UDP_SEGMENT`, as *super-frames* of up to 64 KiB: one
+//! set of headers, the payload of many segments or datagrams. A slice can stand alone: it carries the super-frame's
+//! headers as they were, its place, and a piece of payload. The body of a segment record is
 //!
 //! ```text
 //!   +-------------------------------+-------------------------------+
@@ -10,13 +10,17 @@
 //!   +-------------------------------+---------------+---------------+
 //!   |     gso_size, 0 if no super-  | header length |   reserved    |
 //!   +-------------------------------+---------------+---------------+
-//!   |     headers: Ethernet, tags, IP, TCP; then the payload        |
+//!   |     headers: Ethernet, tags, IP, TCP or UDP; then the payload |
 //! ```
 //!
 //! with the flags [`FLAG_LAST`] on the last slice and [`FLAG_ECN`] when the kernel marked the super-frame so. The receiver
 //! joins neighbouring slices into one super-frame again and patches the headers for the part that it has
-//! ([`Headers::patch`]): total length, IPv4 identification and checksum, sequence number, flags, pseudo-header sum.
+//! ([`Headers::patch`]): total length, IPv4 identification and checksum, sequence number, flags, UDP length,
+//! pseudo-header sum.
 //! A lost datagram costs its own slice and nothing else, nothing waits, and no state outlives the batch.
+//!
+//! TCP is a stream and may be cut anywhere. UDP is not: a slice has whole datagrams, each of gso_size octets of payload; only
+//! the super-frame's last may be shorter.
 //!
 //! The same cut serves a full-size TCP frame whose datagram would exceed the path MTU. Its checksum is then verified
 //! before: a frame with a bad one is not cut, or the receiver's host would repair it.
@@ -29,7 +33,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use super::record::{RECORD_HEADER_LEN, RecordHeader, SEGMENT};
 use crate::wire::ethernet::{Frame, ethertype};
 use crate::wire::ip::{self, IpLayout, Ipv4Header, TCP_CSUM_OFFSET, TCP_HEADER_LEN, TcpHeader, tcp_flags};
-use crate::wire::{VnetHeader, checksum, vnet};
+use crate::wire::ip::{UDP_CSUM_OFFSET, UDP_HEADER_LEN, UdpHeader};
+use crate::wire::vnet::{self, PartialChecksum};
+use crate::wire::{VnetHeader, checksum};
 
 /// The last slice of its super-frame: the only one that keeps FIN and PSH.
 pub const FLAG_LAST: u8 = 1;
@@ -41,6 +47,43 @@ pub const MAX_HEADERS: usize = 255;
 /// Smallest segment that a peer may ask our kernel to make (`TCP_MIN_SND_MSS`, include/net/tcp.h): with 1 octet, one
 /// super-frame would become 65 000 packets.
 const MIN_GSO_SIZE: u16 = 48;
+/// Datagrams that one UDP super-frame may have (`UDP_MAX_SEGMENTS`, include/linux/udp.h, since Linux 6.9).
+pub const MAX_DATAGRAMS: usize = 128;
+/// A slice of TCP carries at least this much, or the headers would cost more than they carry.
+const MIN_SLICE: usize = 256;
+
+/// What a super-frame is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Segments of a stream.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
+
+impl Transport {
+    fn of(protocol: u8) -> Option<Transport> {
+        match protocol {
+            ip::protocol::TCP => Some(Transport::Tcp),
+            ip::protocol::UDP => Some(Transport::Udp),
+            _ => None,
+        }
+    }
+
+    fn protocol(self) -> u8 {
+        match self {
+            Transport::Tcp => ip::protocol::TCP,
+            Transport::Udp => ip::protocol::UDP,
+        }
+    }
+
+    fn csum_offset(self) -> u16 {
+        match self {
+            Transport::Tcp => TCP_CSUM_OFFSET,
+            Transport::Udp => UDP_CSUM_OFFSET,
+        }
+    }
+}
 
 /// The 8 octets in front of a slice's headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -50,7 +93,7 @@ pub struct SegmentHeader {
     pub number: U16,
     /// Where the slice stood in the payload.
     pub offset: U16,
-    /// Payload per TCP segment of a super-frame, 0 for a frame that was none.
+    /// Payload per segment or datagram of a super-frame, 0 for a frame that was none.
     pub gso_size: U16,
     /// Octets of headers that follow.
     pub header_len: u8,
@@ -61,12 +104,14 @@ pub struct SegmentHeader {
 pub const SEGMENT_HEADER_LEN: usize = size_of::<SegmentHeader>();
 const _: () = assert!(SEGMENT_HEADER_LEN == 8);
 
-/// A TCP frame that can be cut.
+/// A TCP frame or a UDP super-frame, which can be cut.
 #[derive(Debug, Clone, Copy)]
 pub struct SuperFrame<'a> {
-    /// Ethernet, tags, IP, TCP.
+    /// What it is made of.
+    pub transport: Transport,
+    /// Ethernet, tags, IP, TCP or UDP.
     pub headers: &'a [u8],
-    /// TCP payload.
+    /// What follows them.
     pub payload: &'a [u8],
     /// Payload per segment as the kernel said, 0 if the frame is one segment.
     pub gso_size: u16,
@@ -75,10 +120,34 @@ pub struct SuperFrame<'a> {
 }
 
 impl<'a> SuperFrame<'a> {
-    /// The frame as one that can be cut, `None` if it is not TCP, odd, or has a wrong checksum.
+    /// The frame as one that can be cut, `None` if it is neither TCP nor a UDP super-frame, is odd, or has a wrong checksum.
     pub fn new(frame: &Frame<'a>, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
         let layout = IpLayout::locate(frame)?;
-        let tcp = tcp_of(frame, &layout)?;
+        match vnet.gso() {
+            vnet::GSO_UDP_L4 => Self::of_datagrams(frame, &layout, vnet),
+            _ => Self::of_stream(frame, &layout, vnet),
+        }
+    }
+
+    fn of_datagrams(frame: &Frame<'a>, layout: &IpLayout, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
+        let headers_end = layout.l4 + UDP_HEADER_LEN;
+        // `__udp_gso_segment()` (net/ipv4/udp_offload.c) refuses the same: a checksum that is not partial, a header alone.
+        let ours = PartialChecksum { start: layout.l4 as u16, offset: UDP_CSUM_OFFSET };
+        let whole = layout.protocol == ip::protocol::UDP && headers_end < layout.end && headers_end <= MAX_HEADERS;
+        if !whole || vnet.partial_checksum() != Some(ours) || vnet.gso_size.get() == 0 {
+            return None;
+        }
+        Some(SuperFrame {
+            transport: Transport::Udp,
+            headers: &frame.bytes[..headers_end],
+            payload: &frame.bytes[headers_end..layout.end],
+            gso_size: vnet.gso_size.get(),
+            ecn: false,
+        })
+    }
+
+    fn of_stream(frame: &Frame<'a>, layout: &IpLayout, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
+        let tcp = tcp_of(frame, layout)?;
         let headers_end = layout.l4 + usize::from(tcp.data_offset >> 4) * 4;
         let is_super = vnet.gso() != vnet::GSO_NONE;
         // SYN counts in the sequence space, so it cannot be cut. RST and URG are left alone too, but in a super-frame
@@ -107,6 +176,7 @@ impl<'a> SuperFrame<'a> {
             return None;
         }
         Some(SuperFrame {
+            transport: Transport::Tcp,
             headers: &frame.bytes[..headers_end],
             payload: &frame.bytes[headers_end..layout.end],
             gso_size: if is_super { vnet.gso_size.get() } else { 0 },
@@ -117,6 +187,21 @@ impl<'a> SuperFrame<'a> {
     /// Octets in front of each slice's payload: record header, segment header, headers.
     pub fn prefix_len(&self) -> usize {
         RECORD_HEADER_LEN + SEGMENT_HEADER_LEN + self.headers.len()
+    }
+
+    /// Payload of each slice where a record may have `capacity` octets, `None` if that is too little.
+    pub fn slice_len(&self, capacity: usize) -> Option<usize> {
+        let room = capacity.checked_sub(self.prefix_len())?;
+        match self.transport {
+            Transport::Tcp => (room >= MIN_SLICE).then_some(room),
+            Transport::Udp => {
+                let size = usize::from(self.gso_size);
+                // Of a super-frame that is just one short datagram, gso_size says nothing.
+                let datagrams =
+                    if self.payload.len() <= room { MAX_DATAGRAMS } else { (room / size).min(MAX_DATAGRAMS) };
+                (datagrams > 0).then_some(datagrams * size)
+            }
+        }
     }
 
     /// Writes the octets in front of the slice `offset..offset + len` to `out`, which has [`Self::prefix_len`] octets or
@@ -174,14 +259,11 @@ pub struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
-    /// Reads the body of a segment record. `None` if it is cut short, empty, ends beyond 64 KiB, or asks for tiny segments.
+    /// Reads the body of a segment record. `None` if it is cut short, empty, or ends beyond 64 KiB.
     pub fn parse(flags: u8, body: &'a [u8]) -> Option<Slice<'a>> {
         let (segment, rest) = SegmentHeader::ref_from_prefix(body).ok()?;
         let (headers, payload) = rest.split_at_checked(usize::from(segment.header_len))?;
         let (offset, gso_size) = (segment.offset.get(), segment.gso_size.get());
-        if gso_size != 0 && gso_size < MIN_GSO_SIZE {
-            return None;
-        }
         if payload.is_empty() || usize::from(offset) + payload.len() + headers.len() > crate::wire::ethernet::MAX_FRAME
         {
             return None;
@@ -205,15 +287,16 @@ pub struct Headers {
     l4: usize,
     src: IpAddr,
     dst: IpAddr,
+    transport: Transport,
 }
 
-/// The headers of a slice are not those of a TCP segment whose payload follows at once.
+/// The headers of a slice are not those of a TCP segment or UDP datagram whose payload follows at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BadHeaders;
 
 impl Headers {
-    /// Checks the headers of a slice, which come from a peer: Ethernet, at most two tags, IPv4 or IPv6, TCP, and
-    /// not an octet more.
+    /// Checks the headers of a slice, which come from a peer: Ethernet, at most two tags, IPv4 or IPv6, TCP
+    /// or UDP, and not an octet more.
     pub fn validate(headers: &[u8]) -> Result<Headers, BadHeaders> {
         let frame = Frame::parse(headers).map_err(|_| BadHeaders)?;
         let ipv4 = match frame.ethertype {
@@ -228,15 +311,25 @@ impl Headers {
         set_ip_length(copy, frame.l3, ipv4, headers.len());
         let fitted = Frame::parse(copy).map_err(|_| BadHeaders)?;
         let layout = IpLayout::locate(&fitted).ok_or(BadHeaders)?;
-        let tcp = tcp_of(&fitted, &layout).ok_or(BadHeaders)?;
-        if layout.l4 + usize::from(tcp.data_offset >> 4) * 4 != headers.len() {
+        let transport = Transport::of(layout.protocol).ok_or(BadHeaders)?;
+        let header_len = match transport {
+            Transport::Tcp => usize::from(tcp_of(&fitted, &layout).ok_or(BadHeaders)?.data_offset >> 4) * 4,
+            Transport::Udp => UDP_HEADER_LEN,
+        };
+        if layout.l4 + header_len != headers.len() {
             return Err(BadHeaders);
         }
-        Ok(Headers { l3: frame.l3, l4: layout.l4, src: layout.src, dst: layout.dst })
+        Ok(Headers { l3: frame.l3, l4: layout.l4, src: layout.src, dst: layout.dst, transport })
+    }
+
+    /// What they are the headers of.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Patches `headers` for a frame that carries `len` octets of payload from `offset` on, as the kernel's own
-    /// segmentation would (`inet_gso_segment()`, `tcp_gso_segment()`), and returns the header for the port.
+    /// segmentation would (`inet_gso_segment()`, `tcp_gso_segment()`, `__udp_gso_segment()`), and returns the header for
+    /// the port.
     pub fn patch(&self, headers: &mut [u8], run: &Run) -> VnetHeader {
         let ipv4 = self.src.is_ipv4();
         set_ip_length(headers, self.l3, ipv4, headers.len() + run.len);
@@ -251,23 +344,39 @@ impl Headers {
             let sum = !checksum::fold(checksum::add(&headers[self.l3..self.l3 + header_len], 0));
             headers[self.l3 + 10..self.l3 + 12].copy_from_slice(&sum.to_be_bytes());
         }
-        let tcp_len = headers.len() - self.l4 + run.len;
-        let pseudo = checksum::pseudo_header(self.src, self.dst, ip::protocol::TCP, tcp_len);
-        if let Ok((tcp, _)) = TcpHeader::mut_from_prefix(&mut headers[self.l4..]) {
-            tcp.seq = U32::new(tcp.seq.get().wrapping_add(run.offset as u32));
-            if !run.last {
-                tcp.flags &= !(tcp_flags::FIN | tcp_flags::PSH);
+        let l4_len = headers.len() - self.l4 + run.len;
+        // Partial checksum: the host at the receiving end, or its network card, finishes it.
+        let partial =
+            U16::new(checksum::fold(checksum::pseudo_header(self.src, self.dst, self.transport.protocol(), l4_len)));
+        let l4 = &mut headers[self.l4..];
+        match self.transport {
+            Transport::Tcp => {
+                if let Ok((tcp, _)) = TcpHeader::mut_from_prefix(l4) {
+                    tcp.seq = U32::new(tcp.seq.get().wrapping_add(run.offset as u32));
+                    if !run.last {
+                        tcp.flags &= !(tcp_flags::FIN | tcp_flags::PSH);
+                    }
+                    if run.offset > 0 {
+                        tcp.flags &= !tcp_flags::CWR;
+                    }
+                    tcp.checksum = partial;
+                }
             }
-            if run.offset > 0 {
-                tcp.flags &= !tcp_flags::CWR;
+            Transport::Udp => {
+                if let Ok((udp, _)) = UdpHeader::mut_from_prefix(l4) {
+                    udp.len = U16::new(l4_len as u16);
+                    udp.checksum = partial;
+                }
             }
-            // Partial checksum: the host at the receiving end, or its network card, finishes it.
-            tcp.checksum = U16::new(checksum::fold(pseudo));
         }
-        let mut vnet =
-            VnetHeader::plain(Some(vnet::PartialChecksum { start: self.l4 as u16, offset: TCP_CSUM_OFFSET }));
+        let offset = self.transport.csum_offset();
+        let mut vnet = VnetHeader::plain(Some(PartialChecksum { start: self.l4 as u16, offset }));
         if run.gso_size != 0 && run.len > usize::from(run.gso_size) {
-            vnet.gso_type = if ipv4 { vnet::GSO_TCPV4 } else { vnet::GSO_TCPV6 };
+            vnet.gso_type = match self.transport {
+                Transport::Tcp if ipv4 => vnet::GSO_TCPV4,
+                Transport::Tcp => vnet::GSO_TCPV6,
+                Transport::Udp => vnet::GSO_UDP_L4,
+            };
             if run.ecn && run.offset == 0 {
                 vnet.gso_type |= vnet::GSO_ECN;
             }
@@ -293,19 +402,33 @@ pub struct Run {
     pub ecn: bool,
     /// The run has the end of the super-frame.
     pub last: bool,
+    /// What it is made of.
+    pub transport: Transport,
 }
 
 impl Run {
-    /// A run of one slice.
-    pub fn start(slice: &Slice<'_>) -> Run {
-        Run {
+    /// A run of one slice, `None` if it asks for tiny segments, or has no whole datagrams.
+    pub fn start(slice: &Slice<'_>, headers: &Headers) -> Option<Run> {
+        let (offset, size) = (usize::from(slice.offset), usize::from(slice.gso_size));
+        let legal = match headers.transport {
+            Transport::Tcp => slice.gso_size == 0 || slice.gso_size >= MIN_GSO_SIZE,
+            Transport::Udp => size > 0 && offset.is_multiple_of(size) && has_whole_datagrams(slice, 0),
+        };
+        legal.then_some(Run {
+            transport: headers.transport,
             number: slice.number,
-            offset: usize::from(slice.offset),
+            offset,
             len: slice.payload.len(),
             gso_size: slice.gso_size,
             ecn: slice.ecn,
             last: slice.last,
-        }
+        })
+    }
+
+    /// One datagram of a UDP super-frame that has not been sliced.
+    pub fn datagram(super_frame: &SuperFrame<'_>, offset: usize, len: usize) -> Run {
+        let last = offset + len == super_frame.payload.len();
+        Run { number: 0, offset, len, gso_size: super_frame.gso_size, ecn: false, last, transport: Transport::Udp }
     }
 
     /// Takes the slice in, if it is the next one of the same super-frame and `header_len` octets of headers and the
@@ -317,6 +440,7 @@ impl Run {
             && slice.headers.len() == header_len
             && usize::from(slice.offset) == self.offset + self.len
             && !self.last
+            && (self.transport == Transport::Tcp || has_whole_datagrams(slice, self.len))
             && header_len + self.len + slice.payload.len() <= 65_535;
         if next {
             self.len += slice.payload.len();
@@ -324,6 +448,12 @@ impl Run {
         }
         next
     }
+}
+
+/// True if the slice ends with a datagram's end, and is not too much for a super-frame that has `len` octets before it.
+fn has_whole_datagrams(slice: &Slice<'_>, len: usize) -> bool {
+    let size = usize::from(slice.gso_size);
+    (slice.last || slice.payload.len().is_multiple_of(size)) && len + slice.payload.len() <= MAX_DATAGRAMS * size
 }
 
 /// Sets the IP length field for a frame of `frame_len` octets; lengths beyond the field are cut off and then refused
@@ -335,3 +465,6 @@ fn set_ip_length(headers: &mut [u8], l3: usize, ipv4: bool, frame_len: usize) {
         field.copy_from_slice(&(len.min(65_535) as u16).to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

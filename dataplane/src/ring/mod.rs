@@ -118,6 +118,8 @@ pub(crate) struct Refusal {
     pub(crate) peer: PeerId,
     pub(crate) frames: u64,
     pub(crate) errno: i32,
+    /// It was a UDP super-frame.
+    pub(crate) uso: bool,
 }
 
 /// A received train: who sent it, where the datagrams lie in the buffer, how long each is (the last may be shorter).
@@ -189,8 +191,8 @@ pub(crate) struct Ring {
     settle: Spin,
     /// Zero if the kernel does not know it (Linux 6.12).
     min_wait: Duration,
-    /// Written frames and octets by peer since the account was last taken.
-    written: Vec<(PeerId, u64)>,
+    /// Writes since the account was last taken: the peer, its frames, and their octets.
+    written: Vec<(PeerId, (u64, u64))>,
 }
 
 impl Queue {
@@ -358,8 +360,8 @@ impl Ring {
         self.refusals.drain(..)
     }
 
-    /// The frames that the port took since the last call: from whom, and how many octets.
-    pub(crate) fn written(&mut self) -> std::vec::Drain<'_, (PeerId, u64)> {
+    /// What the port took since the last call: from whom, how many frames and octets.
+    pub(crate) fn written(&mut self) -> std::vec::Drain<'_, (PeerId, (u64, u64))> {
         self.written.drain(..)
     }
 
@@ -507,7 +509,7 @@ impl Ring {
                 let slot = self.sends.get(&id);
                 if result < 0 {
                     let (peer, frames) = (slot.peer, slot.frames);
-                    self.refusals.push(Refusal { port: false, peer, frames, errno: -result });
+                    self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
                 }
                 slot.clear(&mut self.port_pool);
                 self.sends.give_back(id);
@@ -517,10 +519,10 @@ impl Ring {
                 let slot = self.writes.get(&id);
                 let peer = slot.peer;
                 if result < 0 {
-                    self.refusals.push(Refusal { port: true, peer, frames: 1, errno: -result });
+                    let (frames, uso) = (slot.account().0, slot.is_uso());
+                    self.refusals.push(Refusal { port: true, peer, frames, errno: -result, uso });
                 } else {
-                    let octets = slot.len.saturating_sub(crate::wire::vnet::VNET_HEADER_LEN) as u64;
-                    self.written.push((peer, octets));
+                    self.written.push((peer, slot.account()));
                 }
                 slot.clear(&mut self.underlay_pool);
                 self.writes.give_back(id);

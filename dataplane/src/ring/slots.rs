@@ -9,11 +9,13 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::pool::BufferPool;
 use crate::datagram::record::{PAD, RECORD_HEADER_LEN, RecordHeader};
+use crate::wire::VnetHeader;
+use crate::wire::vnet::{GSO_UDP_L4, VNET_HEADER_LEN};
 
 /// Scratch of a send slot: one GSO send of 64 KiB, where every octet may be copied.
 /// Above 65 493 octets the kernel segments in software, so trains stay below.
@@ -25,7 +27,7 @@ const SEND_IOVECS: usize = 2 * MAX_DATAGRAMS + 2;
 /// Headers and as many slices as a receive can bring, twice: a super-frame spans two trains.
 const WRITE_IOVECS: usize = 2 * MAX_DATAGRAMS;
 /// virtio_net_hdr and the headers of a joined super-frame.
-const WRITE_SCRATCH: usize = crate::wire::vnet::VNET_HEADER_LEN + crate::datagram::segment::MAX_HEADERS;
+const WRITE_SCRATCH: usize = VNET_HEADER_LEN + crate::datagram::segment::MAX_HEADERS;
 
 /// A slot that its holder owns.
 #[derive(Debug)]
@@ -208,6 +210,8 @@ pub(crate) struct WriteSlot {
     pub(crate) len: usize,
     /// Who sent the frame, for the account.
     pub(crate) peer: crate::addr::PeerId,
+    /// Frames that the peer sent for it, and their octets beyond [`Self::len`], where several were merged.
+    merged: (u64, usize),
 }
 
 impl WriteSlot {
@@ -219,10 +223,12 @@ impl WriteSlot {
             buffers: Vec::with_capacity(WRITE_IOVECS),
             len: 0,
             peer: crate::addr::PeerId(0),
+            merged: (0, 0),
         })
     }
 
-    /// Begins the frame with `len` octets of the slot's own; they stay changeable through [`Self::own`].
+    /// Begins the frame, or begins it again, with `len` octets of the slot's own; they stay changeable through
+    /// [`Self::own`]. Buffers that were appended stay referenced.
     pub(crate) fn begin(&mut self, len: usize) -> &mut [u8] {
         let own = &mut self.scratch[..len];
         self.iovecs[0] = libc::iovec { iov_base: own.as_mut_ptr().cast(), iov_len: len };
@@ -235,6 +241,22 @@ impl WriteSlot {
     pub(crate) fn own(&mut self) -> &mut [u8] {
         let len = if self.iovec_count > 0 { self.iovecs[0].iov_len } else { 0 };
         &mut self.scratch[..len]
+    }
+
+    /// The frame stands for `more` others too, whose headers of `header_len` octets are not in it.
+    pub(crate) fn merged(&mut self, more: u64, header_len: usize) {
+        self.merged = (more, more as usize * header_len);
+    }
+
+    /// Frames of the peer that this is, and their octets.
+    pub(super) fn account(&self) -> (u64, u64) {
+        let octets = self.len.saturating_sub(VNET_HEADER_LEN) + self.merged.1;
+        (1 + self.merged.0, octets as u64)
+    }
+
+    /// True if it is a UDP super-frame.
+    pub(super) fn is_uso(&self) -> bool {
+        self.iovec_count > 0 && VnetHeader::ref_from_prefix(&self.scratch).is_ok_and(|(h, _)| h.gso() == GSO_UDP_L4)
     }
 
     /// True if one more piece fits.
@@ -262,6 +284,6 @@ impl WriteSlot {
         for buffer in self.buffers.drain(..) {
             pool.release(buffer);
         }
-        (self.iovec_count, self.len) = (0, 0);
+        (self.iovec_count, self.len, self.merged) = (0, 0, (0, 0));
     }
 }

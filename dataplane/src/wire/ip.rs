@@ -1,4 +1,4 @@
-//! As much of IPv4, IPv6, TCP and UDP as it takes to find a TCP header and to patch lengths.
+//! As much of IPv4, IPv6, TCP and UDP as it takes to find a TCP or UDP header and to patch lengths.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -125,12 +125,14 @@ pub const IPV4_HEADER_LEN: usize = size_of::<Ipv4Header>();
 pub const IPV6_HEADER_LEN: usize = size_of::<Ipv6Header>();
 /// Length of [`TcpHeader`] without options.
 pub const TCP_HEADER_LEN: usize = size_of::<TcpHeader>();
+/// Length of [`UdpHeader`].
+pub const UDP_HEADER_LEN: usize = size_of::<UdpHeader>();
 /// Where the checksum stands in a TCP header.
 pub const TCP_CSUM_OFFSET: u16 = 16;
 /// Where the checksum stands in a UDP header.
 pub const UDP_CSUM_OFFSET: u16 = 6;
 const _: () = assert!(IPV4_HEADER_LEN == 20 && IPV6_HEADER_LEN == 40 && TCP_HEADER_LEN == 20);
-const _: () = assert!(size_of::<UdpHeader>() == 8);
+const _: () = assert!(UDP_HEADER_LEN == 8);
 
 /// Where the parts of an IP packet in a frame lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

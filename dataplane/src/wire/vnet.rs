@@ -14,6 +14,8 @@ pub const GSO_NONE: u8 = 0;
 pub const GSO_TCPV4: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_TCPV6`.
 pub const GSO_TCPV6: u8 = 4;
+/// `VIRTIO_NET_HDR_GSO_UDP_L4`: datagrams of equal size, the last may be shorter. Not UFO, which is fragments.
+pub const GSO_UDP_L4: u8 = 5;
 /// `VIRTIO_NET_HDR_GSO_ECN`: the first segment carries CWR.
 pub const GSO_ECN: u8 = 0x80;
 
@@ -23,7 +25,7 @@ pub const GSO_ECN: u8 = 0x80;
 pub struct VnetHeader {
     /// [`NEEDS_CSUM`] and others.
     pub flags: u8,
-    /// [`GSO_NONE`], [`GSO_TCPV4`], [`GSO_TCPV6`], with [`GSO_ECN`].
+    /// [`GSO_NONE`], [`GSO_TCPV4`], [`GSO_TCPV6`] and these with [`GSO_ECN`], [`GSO_UDP_L4`].
     pub gso_type: u8,
     /// Length of all headers of a super-frame; a hint on reads.
     pub hdr_len: U16,
@@ -87,16 +89,22 @@ impl VnetHeader {
 /// Finishes a partial checksum in place, as a network card would. A sum of zero is stored as 0xffff,
 /// because zero means "no checksum" in UDP (RFC 768). Does nothing when `csum` does not fit the frame.
 pub fn finish_checksum(frame: &mut [u8], csum: PartialChecksum) {
-    if !csum.fits(frame.len()) {
+    finish_checksum_with(frame, csum, 0);
+}
+
+/// The same for headers that lie apart from their payload, whose sum is `payload`. The headers end at an even
+/// distance from where the sum starts.
+pub fn finish_checksum_with(headers: &mut [u8], csum: PartialChecksum, payload: u64) {
+    if !csum.fits(headers.len()) {
         return;
     }
     let start = usize::from(csum.start);
     let field = start + usize::from(csum.offset);
-    let sum = match !super::checksum::fold(super::checksum::add(&frame[start..], 0)) {
+    let sum = match !super::checksum::fold(super::checksum::add(&headers[start..], payload)) {
         0 => 0xffff,
         sum => sum,
     };
-    frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    headers[field..field + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]

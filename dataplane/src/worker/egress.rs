@@ -1,6 +1,7 @@
 //! Port to peers: steps (1) to (6).
 
 use std::io;
+use std::ops::Range;
 
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
@@ -8,8 +9,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::Context;
 use crate::addr::PeerId;
 use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
-use crate::datagram::record::{ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader};
-use crate::datagram::segment::SuperFrame;
+use crate::datagram::record::{
+    CHECKSUM_FIELD_LEN, ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader,
+};
+use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_HEADERS, Run, SuperFrame, Transport};
 use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
@@ -19,13 +22,11 @@ use crate::ring::{BufferPool, MAX_DATAGRAMS, Sender, SlotId};
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
-use crate::wire::{Frame, VnetHeader};
+use crate::wire::{Frame, VnetHeader, checksum};
 
 /// Frames up to this size are copied behind their record header: cheaper than one more place to gather from, and
 /// a datagram of many small frames stays one piece. Larger ones are gathered from where the kernel put them.
 const COPY_MAX: usize = 512;
-/// A slice carries at least this much, or the headers would cost more than they carry.
-const MIN_SLICE: usize = 256;
 /// At most one octet in so many of a datagram is padding, so that the next one can follow in the same train.
 const MAX_PADDING_SHARE: usize = 4;
 /// Send slots that one frame to one peer can need: 64 KiB of slices, and the train that was open before.
@@ -181,6 +182,24 @@ impl Egress {
 
     /// Step (5): appends the frame to a peer's outbox, in one record, in slices, or in pieces.
     fn post(&mut self, context: &mut Context<'_>, place: Place, peer: PeerId) -> io::Result<Result<(), Ending>> {
+        let mut from = Some(0);
+        while let Some(offset) = from {
+            from = match self.post_from(context, place, peer, offset)? {
+                Ok(next) => next,
+                Err(ending) => return Ok(Err(ending)),
+            };
+        }
+        Ok(Ok(()))
+    }
+
+    /// The same from `offset` in the payload of a super-frame on; where the rest begins, if that was not all.
+    fn post_from(
+        &mut self,
+        context: &mut Context<'_>,
+        place: Place,
+        peer: PeerId,
+        offset: usize,
+    ) -> io::Result<Result<Option<usize>, Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
             self.flush(context)?;
             context.ring.submit_now()?;
@@ -195,8 +214,9 @@ impl Egress {
             Err(ending) => return Ok(Err(ending)),
         };
         let mut path = Path { view, peer, lane: *lane, network: *network };
-        let outcome = self.append(&mut sender, &mut path, &parcel)?;
-        if outcome.is_ok() {
+        let outcome = self.append(&mut sender, &mut path, &parcel, offset)?;
+        // A super-frame counts once.
+        if outcome == Ok(None) {
             bump(&account.tx_frames, 1);
             bump(&account.tx_bytes, parcel.frame.bytes.len() as u64);
         }
@@ -208,7 +228,8 @@ impl Egress {
         sender: &mut Sender<'_>,
         path: &mut Path<'_>,
         parcel: &Parcel<'_>,
-    ) -> io::Result<Result<(), Ending>> {
+        from: usize,
+    ) -> io::Result<Result<Option<usize>, Ending>> {
         let (bytes, pool) = (parcel.frame.bytes, sender.pool);
         let capacity = path.view.max_datagram - DATAGRAM_HEADER_LEN;
         if parcel.vnet.gso() == vnet::GSO_NONE
@@ -216,7 +237,7 @@ impl Egress {
             && prefix.bytes().len() + bytes.len() <= capacity
         {
             if parcel.is_for_dhcp_client() && bytes.len() <= self.finished.len() {
-                return self.append_finished(sender, path, parcel);
+                return Ok(self.append_finished(sender, path, parcel)?.map(|()| None));
             }
             let need = prefix.bytes().len() + bytes.len();
             let Some(slot) = self.room(sender, path, need)? else { return Ok(Err(Ending::SendSlots)) };
@@ -227,16 +248,25 @@ impl Egress {
             } else {
                 slot.append_buffer(pool, parcel.buffer, parcel.at..parcel.at + bytes.len());
             }
-            return Ok(Ok(()));
+            return Ok(Ok(None));
         }
-        match SuperFrame::new(&parcel.frame, &parcel.vnet) {
-            Some(super_frame) if super_frame.prefix_len() + MIN_SLICE <= capacity => {
-                self.append_slices(sender, path, parcel, &super_frame)
-            }
-            // A super-frame that is not TCP as we know it cannot be cut, and in pieces it would lose what it is.
-            _ if parcel.vnet.gso() != vnet::GSO_NONE => Ok(Err(Ending::FrameMetadata)),
-            _ => self.append_pieces(sender, path, parcel),
-        }
+        let outcome = match SuperFrame::new(&parcel.frame, &parcel.vnet) {
+            Some(super_frame) => match super_frame.slice_len(capacity) {
+                _ if super_frame.transport == Transport::Udp && parcel.is_for_dhcp_client() => {
+                    return self.append_datagram(sender, path, parcel, &super_frame, from, true);
+                }
+                Some(slice) => self.append_slices(sender, path, parcel, &super_frame, slice)?,
+                None if super_frame.transport == Transport::Udp => {
+                    return self.append_datagram(sender, path, parcel, &super_frame, from, false);
+                }
+                None if parcel.vnet.gso() != vnet::GSO_NONE => Err(Ending::FrameMetadata),
+                None => self.append_pieces(sender, path, parcel)?,
+            },
+            // A super-frame that is not as we know it cannot be cut, and in pieces it would lose what it is.
+            None if parcel.vnet.gso() != vnet::GSO_NONE => Err(Ending::FrameMetadata),
+            None => self.append_pieces(sender, path, parcel)?,
+        };
+        Ok(outcome.map(|()| None))
     }
 
     fn append_finished(
@@ -267,9 +297,9 @@ impl Egress {
         path: &mut Path<'_>,
         parcel: &Parcel<'_>,
         super_frame: &SuperFrame<'_>,
+        slice: usize,
     ) -> io::Result<Result<(), Ending>> {
         let (prefix, pool) = (super_frame.prefix_len(), sender.pool);
-        let slice = path.view.max_datagram - DATAGRAM_HEADER_LEN - prefix;
         let payload_at = parcel.at + super_frame.headers.len();
         let number = self.super_frames;
         self.super_frames = number.wrapping_add(1);
@@ -279,9 +309,60 @@ impl Egress {
             slot.frames += u64::from(offset == 0);
             super_frame.write_prefix(slot.append_own(prefix), number, offset, len);
             let from = payload_at + offset;
-            slot.append_buffer(pool, parcel.buffer, from..from + len);
+            if len <= COPY_MAX {
+                slot.append_copy(&super_frame.payload[offset..offset + len]);
+            } else {
+                slot.append_buffer(pool, parcel.buffer, from..from + len);
+            }
         }
         Ok(Ok(()))
+    }
+
+    /// The datagram at `from` in the payload of a UDP super-frame as a frame of its own, cut as `__udp_gso_segment()`
+    /// (net/ipv4/udp_offload.c) would, in pieces: for a path that one datagram does not fit, and for DHCP clients
+    /// (`finish`). Returns where the next one begins.
+    fn append_datagram(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        parcel: &Parcel<'_>,
+        super_frame: &SuperFrame<'_>,
+        from: usize,
+        finish: bool,
+    ) -> io::Result<Result<Option<usize>, Ending>> {
+        let (total, size) = (super_frame.payload.len(), usize::from(super_frame.gso_size));
+        let Ok(layout) = Headers::validate(super_frame.headers) else { return Ok(Err(Ending::FrameMetadata)) };
+        // No kernel makes more; one frame must not become tens of thousands.
+        if total > MAX_UDP_SEGMENTS * size {
+            return Ok(Err(Ending::FrameMetadata));
+        }
+        let len = size.min(total - from);
+        let mut scratch = [0; CHECKSUM_FIELD_LEN + MAX_HEADERS];
+        let (field, headers) = scratch.split_at_mut(CHECKSUM_FIELD_LEN);
+        let headers = &mut headers[..super_frame.headers.len()];
+        headers.copy_from_slice(super_frame.headers);
+        let vnet = layout.patch(headers, &Run::datagram(super_frame, from, len));
+        let mut own = headers.len();
+        let mut flags = 0;
+        if let Some(csum) = vnet.partial_checksum() {
+            if finish {
+                let sum = checksum::add(&super_frame.payload[from..from + len], 0);
+                vnet::finish_checksum_with(headers, csum, sum);
+            } else {
+                field.copy_from_slice(ChecksumField::from(csum).as_bytes());
+                (own, flags) = (own + CHECKSUM_FIELD_LEN, FLAG_CHECKSUM);
+            }
+        }
+        let begin = CHECKSUM_FIELD_LEN + super_frame.headers.len() - own;
+        let payload_at = parcel.at + super_frame.headers.len() + from;
+        let body = Body {
+            flags,
+            own: &scratch[begin..begin + own],
+            buffer: parcel.buffer,
+            rest: payload_at..payload_at + len,
+        };
+        let next = (from + len < total).then_some(from + len);
+        Ok(self.append_body(sender, path, body)?.map(|()| next))
     }
 
     fn append_pieces(
@@ -290,22 +371,34 @@ impl Egress {
         path: &mut Path<'_>,
         parcel: &Parcel<'_>,
     ) -> io::Result<Result<(), Ending>> {
-        const PREFIX: usize = RECORD_HEADER_LEN + FRAGMENT_HEADER_LEN;
-        let pool = sender.pool;
         let csum = parcel.csum.map(ChecksumField::from);
-        let field: &[u8] = csum.as_ref().map_or(&[], |field| field.as_bytes());
-        let total = field.len() + parcel.frame.bytes.len();
-        if total > MAX_BODY {
+        let own: &[u8] = csum.as_ref().map_or(&[], |field| field.as_bytes());
+        let flags = if csum.is_some() { FLAG_CHECKSUM } else { 0 };
+        let rest = parcel.at..parcel.at + parcel.frame.bytes.len();
+        self.append_body(sender, path, Body { flags, own, buffer: parcel.buffer, rest })
+    }
+
+    /// Pieces of what would be the body of a frame record.
+    fn append_body(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        body: Body<'_>,
+    ) -> io::Result<Result<(), Ending>> {
+        const PREFIX: usize = RECORD_HEADER_LEN + FRAGMENT_HEADER_LEN;
+        let Body { flags, own: head, buffer, rest } = body;
+        let pool = sender.pool;
+        let total = head.len() + rest.len();
+        let piece = path.view.max_datagram - DATAGRAM_HEADER_LEN - PREFIX;
+        if total > MAX_BODY || head.len() > piece {
             return Ok(Err(Ending::FrameOversize));
         }
         let number = self.fragmented;
         self.fragmented = number.wrapping_add(1);
-        let piece = path.view.max_datagram - DATAGRAM_HEADER_LEN - PREFIX;
         for offset in (0..total).step_by(piece) {
             let len = piece.min(total - offset);
             let Some(slot) = self.room(sender, path, PREFIX + len)? else { return Ok(Err(Ending::SendSlots)) };
             slot.frames += u64::from(offset == 0);
-            let flags = if csum.is_some() { FLAG_CHECKSUM } else { 0 };
             let record = RecordHeader { kind: FRAGMENT, flags, len: U16::new((FRAGMENT_HEADER_LEN + len) as u16) };
             let fragment = FragmentHeader {
                 number: U32::new(number),
@@ -314,11 +407,11 @@ impl Egress {
             };
             slot.append_copy(record.as_bytes());
             slot.append_copy(fragment.as_bytes());
-            // The checksum field lies in the first piece, in front of the frame.
-            let own = if offset == 0 { field.len() } else { 0 };
-            slot.append_copy(&field[..own]);
-            let from = parcel.at + offset + own - field.len();
-            slot.append_buffer(pool, parcel.buffer, from..from + len - own);
+            // What is not in the buffer lies in the first piece.
+            let own = if offset == 0 { head.len() } else { 0 };
+            slot.append_copy(&head[..own]);
+            let from = rest.start + offset + own - head.len();
+            slot.append_buffer(pool, buffer, from..from + len - own);
         }
         Ok(Ok(()))
     }
@@ -388,6 +481,14 @@ impl Egress {
         }
         Ok(())
     }
+}
+
+/// The body of a frame record that goes out in pieces: octets of our own, then the rest of what lies in a pool buffer.
+struct Body<'a> {
+    flags: u8,
+    own: &'a [u8],
+    buffer: u16,
+    rest: Range<usize>,
 }
 
 /// The way to one peer.

@@ -9,13 +9,15 @@ use super::{Context, WorkerStats};
 use crate::addr::PeerId;
 use crate::datagram::fragment::{Outcome, Reassembly, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
-use crate::datagram::segment::{Headers, Run, Slice};
+use crate::datagram::segment::{Headers, Run, Slice, Transport};
 use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, ReplayWindow};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit};
+use crate::merge::UdpRun;
+use crate::offloads::Offloads;
 use crate::peers::same_address;
-use crate::ring::SlotId;
+use crate::ring::{SlotId, Writer};
 use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
 
@@ -34,6 +36,7 @@ pub(super) struct Ingress {
     peers: Vec<PeerState>,
     reassembly: Reassembly,
     join: Option<Join>,
+    offloads: Offloads,
     hellos: RateLimit,
     strangers: RateLimit,
     held: RateLimit,
@@ -71,9 +74,15 @@ struct Join {
     peer: PeerId,
     /// Super-frames are numbered by lane.
     lane: u8,
-    run: Run,
-    headers: Headers,
-    header_len: usize,
+    of: Joined,
+}
+
+/// What a super-frame is joined of.
+enum Joined {
+    /// Slices that a peer made of one.
+    Slices { run: Run, headers: Headers, header_len: usize },
+    /// UDP datagrams that came one by one. Where the first one lies; until a second joins it, it is written as it is.
+    Datagrams { run: UdpRun, buffer: u16, first: Range<usize> },
 }
 
 /// Where the record at hand comes from.
@@ -85,11 +94,12 @@ struct Origin {
 }
 
 impl Ingress {
-    pub(super) fn new(peers: usize) -> Ingress {
+    pub(super) fn new(peers: usize, offloads: Offloads) -> Ingress {
         Ingress {
             peers: (0..peers).map(|_| PeerState::new()).collect(),
             reassembly: Reassembly::default(),
             join: None,
+            offloads,
             hellos: RateLimit::new(HELLO_RATE),
             strangers: RateLimit::new(STRANGER_RATE),
             held: RateLimit::new(HELD_RATE),
@@ -202,12 +212,18 @@ impl Ingress {
         flags: u8,
         range: Range<usize>,
     ) -> io::Result<Result<(), Ending>> {
-        let body = context.ring.underlay_pool.bytes(origin.buffer, range.clone());
+        let writer = context.ring.writer();
+        let body = writer.pool.bytes(origin.buffer, range.clone());
         let (csum, frame) = match record::parse_frame(flags, body) {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
         };
         let frame_at = range.end - frame.len();
+        if let Some(join) = &mut self.join
+            && join.merge(writer, origin, frame_at..range.end, csum)
+        {
+            return Ok(Ok(()));
+        }
         if let Err(ending) = check(context, origin.peer, frame_at..range.end, origin.buffer) {
             let held = ending == Ending::SourceIsLocal && self.hold(context, origin, frame_at..range.end, csum);
             return Ok(Err(if held { Ending::Held } else { ending }));
@@ -219,6 +235,15 @@ impl Ingress {
         slot.peer = origin.peer;
         slot.begin(VNET_HEADER_LEN).copy_from_slice(VnetHeader::plain(csum).as_bytes());
         slot.append_buffer(writer.pool, origin.buffer, frame_at..range.end);
+        if self.offloads.uso
+            && self.offloads.udp_merge
+            && let Ok(frame) = Frame::parse(writer.pool.bytes(origin.buffer, frame_at..range.end))
+            && let Some(run) = UdpRun::start(&frame, csum)
+        {
+            let of = Joined::Datagrams { run, buffer: origin.buffer, first: frame_at..range.end };
+            self.join = Some(Join { slot: id, peer: origin.peer, lane: origin.lane, of });
+            return Ok(Ok(()));
+        }
         writer.write(id)?;
         Ok(Ok(()))
     }
@@ -254,22 +279,26 @@ impl Ingress {
         let payload_at = range.end - slice.payload.len();
         if let Some(join) = &mut self.join
             && (join.peer, join.lane) == (origin.peer, origin.lane)
+            && let Joined::Slices { run, header_len, .. } = &mut join.of
         {
             let slot = writer.slots.get(&join.slot);
             // Equal headers are one flow, whatever the sender says: nothing is ever joined across flows.
             let same = slot.own().get(VNET_HEADER_LEN..) == Some(slice.headers);
-            if same && slot.has_room() && join.run.extend(&slice, join.header_len) {
+            if same && slot.has_room() && run.extend(&slice, *header_len) {
                 slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
                 return Ok(Ok(()));
             }
         }
-        let run = Run::start(&slice);
         let Ok(headers) = Headers::validate(slice.headers) else { return Ok(Err(Ending::SegmentMalformed)) };
+        let Some(run) = Run::start(&slice, &headers) else { return Ok(Err(Ending::SegmentMalformed)) };
         let headers_range = payload_at - header_len..payload_at;
         if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer) {
             return Ok(Err(ending));
         }
         self.finish_join(context)?;
+        if headers.transport() == Transport::Udp && !self.offloads.uso {
+            return write_datagrams(context, origin, &headers, &run, headers_range.start..range.end);
+        }
         let writer = context.ring.writer();
         let Some(slot_id) = writer.slots.take() else { return Ok(Err(Ending::WriteSlots)) };
         let slot = writer.slots.get(&slot_id);
@@ -277,7 +306,8 @@ impl Ingress {
         slot.begin(VNET_HEADER_LEN + header_len)[VNET_HEADER_LEN..]
             .copy_from_slice(writer.pool.bytes(origin.buffer, headers_range));
         slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
-        self.join = Some(Join { slot: slot_id, peer: origin.peer, lane: origin.lane, run, headers, header_len });
+        let of = Joined::Slices { run, headers, header_len };
+        self.join = Some(Join { slot: slot_id, peer: origin.peer, lane: origin.lane, of });
         Ok(Ok(()))
     }
 
@@ -316,21 +346,97 @@ impl Ingress {
     fn finish_join(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Some(join) = self.join.take() else { return Ok(()) };
         let mut writer = context.ring.writer();
-        let own = writer.slots.get(&join.slot).own();
-        let (vnet, headers) = own.split_at_mut(VNET_HEADER_LEN);
-        vnet.copy_from_slice(join.headers.patch(headers, &join.run).as_bytes());
+        let slot = writer.slots.get(&join.slot);
+        let (vnet, headers) = slot.own().split_at_mut(VNET_HEADER_LEN);
+        match &join.of {
+            Joined::Slices { run, headers: layout, .. } => {
+                vnet.copy_from_slice(layout.patch(headers, run).as_bytes());
+            }
+            Joined::Datagrams { run, .. } if run.frames() > 1 => {
+                vnet.copy_from_slice(run.patch(headers).as_bytes());
+                slot.merged(run.frames() as u64 - 1, run.header_len());
+            }
+            Joined::Datagrams { .. } => {}
+        }
         writer.write(join.slot)
     }
 
     /// True if the rest of a super-frame is still to come.
     pub(super) fn is_unfinished(&self) -> bool {
-        self.join.as_ref().is_some_and(|join| !join.run.last)
+        self.join.as_ref().is_some_and(|join| matches!(&join.of, Joined::Slices { run, .. } if !run.last))
+    }
+
+    /// The port has refused a UDP super-frame as something that it does not know (EINVAL): no more of them.
+    pub(super) fn stop_uso(&mut self) {
+        (self.offloads.uso, self.offloads.udp_merge) = (false, false);
     }
 
     /// Step (12): the writes leave with the worker's next submission; what was being joined is complete now.
     pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         self.finish_join(context)
     }
+}
+
+impl Join {
+    /// Step (11) for a frame that came whole: takes it in if it is the next datagram of the flow that is being joined.
+    fn merge(
+        &mut self,
+        writer: Writer<'_>,
+        origin: Origin,
+        range: Range<usize>,
+        csum: Option<PartialChecksum>,
+    ) -> bool {
+        let Joined::Datagrams { run, buffer, first } = &mut self.of else { return false };
+        let slot = writer.slots.get(&self.slot);
+        let first_frame = writer.pool.bytes(*buffer, first.clone());
+        let frame = writer.pool.bytes(origin.buffer, range.clone());
+        let next = (self.peer, self.lane) == (origin.peer, origin.lane)
+            && slot.has_room()
+            && run.extend(first_frame, frame, csum);
+        if next {
+            let headers = run.header_len();
+            if run.frames() == 2 {
+                // From here on the headers are our own, to be patched.
+                slot.begin(VNET_HEADER_LEN + headers)[VNET_HEADER_LEN..].copy_from_slice(&first_frame[..headers]);
+                slot.append_buffer(writer.pool, *buffer, first.start + headers..first.end);
+            }
+            slot.append_buffer(writer.pool, origin.buffer, range.start + headers..range.end);
+        }
+        next
+    }
+}
+
+/// Step (12) for a slice of UDP at a port that takes no UDP super-frames: its datagrams, one by one. `range` has the
+/// headers and the payload.
+fn write_datagrams(
+    context: &mut Context<'_>,
+    origin: Origin,
+    headers: &Headers,
+    run: &Run,
+    range: Range<usize>,
+) -> io::Result<Result<(), Ending>> {
+    let payload_at = range.end - run.len;
+    let size = usize::from(run.gso_size).max(1);
+    for offset in (0..run.len).step_by(size) {
+        if context.ring.free_writes() == 0 {
+            context.ring.submit_now()?;
+        }
+        let mut writer = context.ring.writer();
+        let Some(id) = writer.slots.take() else {
+            context.count(Ending::WriteSlots);
+            continue;
+        };
+        let slot = writer.slots.get(&id);
+        slot.peer = origin.peer;
+        let own = slot.begin(VNET_HEADER_LEN + payload_at - range.start);
+        let (vnet, own) = own.split_at_mut(VNET_HEADER_LEN);
+        own.copy_from_slice(writer.pool.bytes(origin.buffer, range.start..payload_at));
+        let datagram = Run { offset: run.offset + offset, len: size.min(run.len - offset), ..*run };
+        vnet.copy_from_slice(headers.patch(own, &datagram).as_bytes());
+        slot.append_buffer(writer.pool, origin.buffer, payload_at + offset..payload_at + offset + datagram.len);
+        writer.write(id)?;
+    }
+    Ok(Ok(()))
 }
 
 /// Step (10) for a frame, or the headers of one, in a buffer of the underlay's pool.
@@ -360,18 +466,18 @@ fn write_now(context: &Context<'_>, peer: PeerId, csum: Option<PartialChecksum>,
     let parts = [io::IoSlice::new(header.as_bytes()), io::IoSlice::new(frame)];
     match nix::sys::uio::writev(context.port, &parts) {
         Ok(_) => {
-            account_delivery(&context.stats, peer, frame.len() as u64);
+            account_delivery(&context.stats, peer, 1, frame.len() as u64);
             Ok(())
         }
         Err(errno) => Err(crate::port::refusal(errno as i32)),
     }
 }
 
-/// Counts a frame that the port took.
-pub(super) fn account_delivery(stats: &WorkerStats, peer: PeerId, octets: u64) {
-    stats.counters.add(Ending::Delivered, 1);
+/// Counts what the port took in one write.
+pub(super) fn account_delivery(stats: &WorkerStats, peer: PeerId, frames: u64, octets: u64) {
+    stats.counters.add(Ending::Delivered, frames);
     if let Some(account) = stats.peers.get(peer.index()) {
-        bump(&account.rx_frames, 1);
+        bump(&account.rx_frames, frames);
         bump(&account.rx_bytes, octets);
     }
 }

@@ -20,6 +20,7 @@ use crate::ending::{Counters, Ending, PeerCounters, bump};
 use crate::event::{Event, Events};
 use crate::forward::Learn;
 use crate::mac_table::MacTable;
+use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
 use crate::port::{self, PortKind};
 
@@ -50,6 +51,8 @@ pub struct WorkerConfig {
     pub waiting: Waiting,
     /// The start of the gateway's clock.
     pub epoch: Instant,
+    /// What the port can do.
+    pub offloads: Offloads,
 }
 
 /// What a worker counts.
@@ -277,7 +280,7 @@ impl<'a> State<'a> {
                 network: config.network,
             },
             egress: Egress::new(peers, config.flood_rate),
-            ingress: Ingress::new(peers),
+            ingress: Ingress::new(peers, config.offloads),
             mailbox,
             epoch: config.epoch,
         }
@@ -336,10 +339,13 @@ impl<'a> State<'a> {
     /// Counts what the kernel took and what it refused.
     fn account(&mut self) {
         let Context { ring, stats, news, .. } = &mut self.context;
-        for (peer, octets) in ring.written() {
-            ingress::account_delivery(stats, peer, octets);
+        for (peer, (frames, octets)) in ring.written() {
+            ingress::account_delivery(stats, peer, frames, octets);
         }
         for refusal in ring.refusals() {
+            if refusal.uso && refusal.errno == libc::EINVAL {
+                self.ingress.stop_uso();
+            }
             let ending = match (refusal.port, refusal.errno) {
                 (true, errno) => port::refusal(errno),
                 (false, libc::EMSGSIZE) => {

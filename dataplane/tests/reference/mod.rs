@@ -5,6 +5,8 @@
 use ipop_dataplane::wire::{VnetHeader, vnet};
 use proptest::prelude::*;
 
+pub mod udp;
+
 pub const FIN: u8 = 1;
 pub const PSH: u8 = 8;
 const ACK: u8 = 16;

@@ -13,6 +13,7 @@
 //! Every module has a drawing of what it adds to this.
 
 mod bulk;
+mod datagrams;
 mod flood;
 mod frames;
 mod interface;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         bulk::TESTS,
         interface::TESTS,
         jumbo::TESTS,
+        datagrams::TESTS,
         moves::TESTS,
         services::TESTS,
         reach::TESTS,

@@ -1,0 +1,131 @@
+//! UDP as programs send it that have much to send: datagrams in bursts, and super-frames of them (`UDP_SEGMENT`).
+//!
+//! ```text
+//!   c0 -- gw-a: super-frames from the TAP, cut into slices ==== gw-b: joined and merged, one write each -- c1
+//! ```
+//!
+//! Whatever happens on the way, the program at the other end receives the same datagrams.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::thread;
+
+use ipop_lab::{Container, Lab, udp_socket};
+use libtest_mimic::Failed;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::Test;
+use crate::bulk::Random;
+use crate::support::{Outcome, SOON, Segment, THERE, THERE_V6, ensure};
+
+pub(crate) const TESTS: &[Test] = &[
+    Test::new("datagrams_in_bursts_arrive_as_they_were", bursts),
+    Test::new("udp_super_frames_arrive_as_their_datagrams", super_frames),
+    Test::with("checksums_of_merged_datagrams_are_right", &["ethtool"], without_offloads),
+];
+
+/// Datagrams of one burst. Less than any queue on the way holds.
+const COUNT: usize = 40;
+
+fn bursts() -> Outcome {
+    let segment = Segment::start(&Lab::builder())?;
+    let (c0, c1) = segment.pair()?;
+    segment.wait_full_path(1500)?;
+    for address in [THERE, THERE_V6] {
+        for size in [1, 64, 1000, 1380] {
+            let writes = many(&segment, &c0, &c1, address, size, None)?;
+            ensure(writes < 40 * COUNT as u64, || format!("{address}: nothing of {size} octets was merged"))?;
+        }
+        // Not merged: with their headers they do not fit the path, and travel in pieces.
+        many(&segment, &c0, &c1, address, 1452, None)?;
+    }
+    Ok(())
+}
+
+fn super_frames() -> Outcome {
+    let segment = Segment::start(&Lab::builder())?;
+    let (c0, c1) = segment.pair()?;
+    segment.wait_full_path(1500)?;
+    for address in [THERE, THERE_V6] {
+        // One that does not fit the path, too.
+        for size in [64, 700, 1400, 1452] {
+            let sent = segment.sent_to(0, "gw-b")?;
+            many(&segment, &c0, &c1, address, size, Some(size as i32))?;
+            let frames = segment.sent_to(0, "gw-b")? - sent;
+            ensure(frames < 20 * COUNT as u64, || {
+                format!("{address}: the TAP handed over {frames} frames for datagrams of {size} octets")
+            })?;
+        }
+    }
+    let drops = segment.daemons[0].status("status")?["drops"].clone();
+    ensure(drops["frame_metadata"] == 0, || format!("gw-a dropped {drops}"))
+}
+
+/// Without offloads c0's kernel finishes every checksum and cuts every super-frame, and c1's verifies every checksum.
+fn without_offloads() -> Outcome {
+    let segment = Segment::start(&Lab::builder())?;
+    let (c0, c1) = segment.pair()?;
+    segment.wait_full_path(1500)?;
+    c0.run(["ethtool", "-K", "eth0", "tx", "off"])?;
+    c1.run(["ethtool", "-K", "eth0", "rx", "off"])?;
+    for address in [THERE, THERE_V6] {
+        for (size, gso) in [(64, None), (1000, Some(1000))] {
+            let writes = many(&segment, &c0, &c1, address, size, gso)?;
+            ensure(writes < 40 * COUNT as u64, || format!("{address}: nothing of {size} octets was merged"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Sends bursts of numbered datagrams and compares what arrives; how many frames gw-b wrote to its TAP for them.
+fn many(
+    segment: &Segment,
+    here: &Container,
+    there: &Container,
+    address: &str,
+    size: usize,
+    gso: Option<i32>,
+) -> Result<u64, Failed> {
+    const BURSTS: usize = 40;
+    let wildcard = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+    let receiver = udp_socket(there.netns(), wildcard.parse()?, SOON)?;
+    let sender = udp_socket(here.netns(), wildcard.parse()?, SOON)?;
+    sender.connect(SocketAddr::new(address.parse()?, receiver.local_addr()?.port()))?;
+    // Both find each other first.
+    sender.send(b"?")?;
+    receiver.recv(&mut [0; 1])?;
+    if let Some(gso) = gso {
+        setsockopt(&sender, sockopt::UdpGsoSegment, &gso)?;
+    }
+    let mut port = segment.tap(1)?;
+    for burst in 0..BURSTS {
+        let mut octets = vec![0; COUNT * size];
+        Random::new(burst as u64 + 1).fill(&mut octets);
+        let arrived = thread::scope(|scope| {
+            let arrived = scope.spawn(|| receive(&receiver, octets.len(), size));
+            let sent = octets
+                .chunks(if gso.is_some() { octets.len() } else { size })
+                .try_for_each(|part| sender.send(part).map(drop));
+            sent.and(arrived.join().unwrap_or_else(|_| Err(std::io::Error::other("the receiver panicked"))))
+        });
+        let arrived = arrived.map_err(|error| format!("burst {burst} of {size} octets to {address}: {error}"))?;
+        ensure(arrived == octets, || format!("burst {burst} of {size} octets to {address} came changed"))?;
+    }
+    let mut writes = 0;
+    while let Some(frame) = port.recv(std::time::Duration::from_millis(50))? {
+        writes += u64::from(frame.len() > size);
+    }
+    Ok(writes)
+}
+
+/// Datagrams of `size` octets until there are `total`.
+fn receive(socket: &UdpSocket, total: usize, size: usize) -> std::io::Result<Vec<u8>> {
+    let (mut all, mut buffer) = (Vec::with_capacity(total), vec![0; 65_536]);
+    while all.len() < total {
+        let len = socket.recv(&mut buffer)?;
+        if len != size {
+            return Err(std::io::Error::other(format!("a datagram of {len} octets")));
+        }
+        all.extend_from_slice(&buffer[..len]);
+    }
+    Ok(all)
+}
