@@ -27,7 +27,7 @@ pub(super) struct Ipop {
 pub(super) const MODES: [Ipop; 2] = [
     Ipop { id: "ipop-clear", label: "ipop, clear text", change: |config, _| config["sec"] = false.into() },
     Ipop {
-        id: "ipop-clear-pinned",
+        id: "ipop-pinned",
         label: "ipop, clear text, a core each",
         change: |config, gateway| {
             config["sec"] = false.into();
@@ -38,31 +38,46 @@ pub(super) const MODES: [Ipop; 2] = [
 
 impl Kind for Ipop {
     fn system(&self) -> System {
-        static VERSION: OnceLock<Option<String>> = OnceLock::new();
-        let version = VERSION.get_or_init(|| version_of(&ipop_binary().ok()?, "--version"));
-        system(self.id, self.label, Category::Ipop, version.clone())
+        system(self.id, self.label, Category::Ipop, version())
     }
 
     fn missing(&self) -> Option<Missing> {
-        ipop_available().err().map(Missing::beyond_help)
+        available()
     }
 
     fn start(&self, lab: &Lab, inner_mtu: u32) -> Result<Box<dyn Running>> {
-        let start = |(number, gateway): (usize, &Gateway)| {
-            let mut config = gateway.config();
+        let daemons = start_all(lab, |gateway, config| {
             config["mtu"] = inner_mtu.into();
-            (self.change)(&mut config, number);
-            gateway.start_ipop(&config)
-        };
-        let daemons = lab.gateways().iter().enumerate().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
-        for daemon in &daemons {
-            daemon.wait_peers_up(PEERS_UP)?;
-        }
-        Ok(Box::new(Daemons(daemons)))
+            (self.change)(config, gateway.index());
+        })?;
+        Ok(Box::new(daemons))
     }
 }
 
-struct Daemons(Vec<Daemon>);
+pub(super) fn version() -> Option<String> {
+    static VERSION: OnceLock<Option<String>> = OnceLock::new();
+    VERSION.get_or_init(|| version_of(&ipop_binary().ok()?, "--version")).clone()
+}
+
+pub(super) fn available() -> Option<Missing> {
+    ipop_available().err().map(Missing::beyond_help)
+}
+
+/// Starts a daemon on every gateway, with a configuration that `change` has seen, and waits until they hear each other.
+pub(super) fn start_all(lab: &Lab, change: impl Fn(&Gateway, &mut Value)) -> Result<Daemons> {
+    let start = |gateway: &Gateway| {
+        let mut config = gateway.config();
+        change(gateway, &mut config);
+        gateway.start_ipop(&config)
+    };
+    let daemons = lab.gateways().iter().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
+    for daemon in &daemons {
+        daemon.wait_peers_up(PEERS_UP)?;
+    }
+    Ok(Daemons(daemons))
+}
+
+pub(super) struct Daemons(Vec<Daemon>);
 
 impl Running for Daemons {
     fn processes(&self) -> Vec<(String, u32)> {

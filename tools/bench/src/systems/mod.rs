@@ -5,6 +5,7 @@
 
 mod daemon;
 mod fastd;
+mod interface;
 mod ipop;
 mod n2n;
 mod openvpn;
@@ -60,6 +61,7 @@ impl Missing {
 pub fn all() -> Vec<Box<dyn Kind>> {
     let mut all: Vec<Box<dyn Kind>> = vec![Box::new(veth::Veth), Box::new(vxlan::Vxlan)];
     all.extend(boxed(ipop::MODES));
+    all.push(Box::new(interface::Interface));
     all.extend(boxed(tinc::MODES));
     all.extend(boxed(fastd::MODES));
     all.extend(boxed(vpncloud::MODES));
@@ -125,7 +127,7 @@ mod tests {
     fn says_what_there_is_when_asked_for_something_else() {
         for wrong in ["tin", "tinc-", "", "wireguard"] {
             let error = ids(&[wrong]).expect_err(wrong).to_string();
-            assert!(error.contains("veth, vxlan, ipop-clear, tinc-clear"), "{error}");
+            assert!(error.contains("veth, vxlan, ipop-clear, ipop-interface, tinc-clear"), "{error}");
         }
     }
 }
