@@ -1,4 +1,4 @@
-//! The datagram that gateways exchange over UDP, version 1.
+//! The datagram that gateways exchange over UDP, version 2.
 //!
 //! ```text
 //!    0                   1                   2                   3
@@ -21,6 +21,8 @@
 //! ([`ReplayWindow`]). Every gateway chooses the session index under which it wants to be sent to, anew at every start,
 //! so a datagram meant for an earlier life is recognised.
 //!
+//! Version 2 has segments of UDP, which version 1 would refuse one by one; so it refuses the whole datagram, and says why.
+//!
 //! Records are described in [`record`], their slices of TCP and UDP super-frames in [`segment`] and pieces of
 //! anything else in [`fragment`].
 
@@ -37,7 +39,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::ending::Ending;
 
 /// The version that this code speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Datagram type: records.
 pub const DATA: u8 = 1;
 /// Datagram type: the exchange that opens a session.
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn vector() {
         let header = DatagramHeader::new(DATA, 0x00abcd, 0x0102_0304, 2, 0x1122_3344_5566);
-        let bytes = [0x11, 0x00, 0xab, 0xcd, 1, 2, 3, 4, 2, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66];
+        let bytes = [0x21, 0x00, 0xab, 0xcd, 1, 2, 3, 4, 2, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66];
         assert_eq!(header.as_bytes(), bytes);
         let (parsed, rest) = DatagramHeader::parse(&bytes, 0xabcd).unwrap();
         assert_eq!((parsed, rest.len()), (header, 0));
@@ -121,7 +123,7 @@ mod tests {
         assert_eq!(DatagramHeader::parse(&bytes[..15], 7).unwrap_err(), Ending::DatagramTruncated);
         assert_eq!(DatagramHeader::parse(&bytes, 8).unwrap_err(), Ending::DatagramNetwork);
         let mut other = bytes;
-        other[0] = 0x21;
+        other[0] = 0x11;
         assert_eq!(DatagramHeader::parse(&other, 7).unwrap_err(), Ending::DatagramVersion);
     }
 }

@@ -10,7 +10,7 @@ use ipop_lab::{Container, Daemon, Process, RawPort, udp_socket};
 use libtest_mimic::Failed;
 
 use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, resident, until, with_logs};
-use super::wire::{DATA, Forger, HANDSHAKE, datagram, payloads, record};
+use super::wire::{DATA, Forger, HANDSHAKE, VERSION, datagram, payloads, record};
 
 /// Memory that a gateway may have after all that, in KiB.
 const MEMORY: u64 = 100 << 10;
@@ -79,7 +79,7 @@ pub(crate) fn datagrams() -> Outcome {
     uplink.drain()?;
     pair.c1.ping(HERE, 5)?;
     let genuine = payloads(&uplink.capture(Duration::from_millis(100))?, peer);
-    let data: Vec<&Vec<u8>> = genuine.iter().filter(|payload| payload[0] == 0x10 | DATA).collect();
+    let data: Vec<&Vec<u8>> = genuine.iter().filter(|payload| payload[0] == VERSION | DATA).collect();
     ensure(data.len() >= 5, format!("{} datagrams captured", data.len()))?;
     let session = u32::from_be_bytes([data[0][4], data[0][5], data[0][6], data[0][7]]);
     let pings = Pings::start(&pair.c0, THERE)?;
@@ -350,9 +350,9 @@ pub(crate) fn hello_flood() -> Outcome {
     let mut uplink = RawPort::open(pair.gateway(0).netns(), "eth0")?;
     // The keep-alive, as it is.
     let (frames, _) = uplink.capture_until(Duration::from_secs(7), |frame| {
-        payloads(&[frame.to_vec()], peer).iter().any(|payload| payload[0] == 0x10 | HANDSHAKE)
+        payloads(&[frame.to_vec()], peer).iter().any(|payload| payload[0] == VERSION | HANDSHAKE)
     })?;
-    let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == 0x10 | HANDSHAKE);
+    let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == VERSION | HANDSHAKE);
     let genuine = genuine.ok_or("no hello was captured")?;
     let before = belief(&a)?;
     let refused = refusals(&a)?;
@@ -368,7 +368,7 @@ pub(crate) fn hello_flood() -> Outcome {
     pings.stop("during 40 000 hellos")?;
     ensure(belief(&a)? == before, format!("{before} became {}", belief(&a)?))?;
     let seen = answers.capture(Duration::from_millis(200))?;
-    let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == 0x10 | HANDSHAKE).count();
+    let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == VERSION | HANDSHAKE).count();
     ensure(hellos < 200, format!("{hellos} hellos in answer to 40 000"))?;
     let counted = refusals(&a)? - refused;
     ensure(counted >= 10_000, format!("{counted} of 20 000 strangers' hellos are counted"))?;

@@ -9,6 +9,8 @@ use libtest_mimic::Failed;
 
 use super::kit::Outcome;
 
+/// Version 2 of the format, in the upper half of the first octet; the type is in the lower.
+pub(crate) const VERSION: u8 = 0x20;
 pub(crate) const DATA: u8 = 1;
 pub(crate) const HANDSHAKE: u8 = 2;
 /// Ethernet, IPv4, UDP.
@@ -17,7 +19,7 @@ const HEADERS: usize = 14 + 20 + 8;
 /// A datagram: header, then `body`.
 pub(crate) fn datagram(kind: u8, session: u32, lane: u8, counter: u64, body: &[u8]) -> Vec<u8> {
     let number = u64::from(lane) << 56 | counter;
-    [&[0x10 | kind, 0, 0, 0][..], &session.to_be_bytes(), &number.to_be_bytes(), body].concat()
+    [&[VERSION | kind, 0, 0, 0][..], &session.to_be_bytes(), &number.to_be_bytes(), body].concat()
 }
 
 /// A record: type, flags, length, body.

@@ -19,9 +19,9 @@ pub(crate) const TESTS: &[Test] = &[
     Test::new("group_addresses_as_source_from_a_peer_are_refused", sources),
 ];
 
-/// From the description of the datagram format: version 1, then the type, network 0.
-const DATA: u32 = 0x1100_0000;
-const HANDSHAKE: u32 = 0x1200_0000;
+/// From the description of the datagram format: version 2, then the type, network 0.
+const DATA: u32 = 0x2100_0000;
+const HANDSHAKE: u32 = 0x2200_0000;
 /// A record with a whole frame.
 const FRAME: u8 = 1;
 /// What this gateway wants to be sent to.
