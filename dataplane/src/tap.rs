@@ -1,7 +1,9 @@
 //! The TAP device: the gateway's port on its bridge.
-// UNSAFETY: ioctls. Invariant: every ioctl here takes a pointer to a live local `ifreq` or integer of the type that the
+// UNSAFETY: ioctls, and the address of a packet socket. Invariant: every ioctl here takes a pointer to a live local `ifreq` or integer of the type that the
 // kernel's header gives for its number (include/uapi/linux/if_tun.h, sockios.h), and the kernel keeps no pointer.
 #![allow(unsafe_code)]
+
+mod super_frames;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -48,8 +50,8 @@ pub enum TapError {
     },
 }
 
-/// Offloads that the port was opened with.
-const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// TCP super-frames.
+const OFFLOAD_TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 /// include/uapi/linux/sockios.h; not in the libc crate.
 const SIOCBRADDIF: libc::c_ulong = 0x89a2;
 
@@ -124,17 +126,22 @@ impl Tap {
             Ok(_) => {}
         }
         let (header_len, little_endian): (libc::c_int, libc::c_int) = (VNET_HEADER_LEN as libc::c_int, 1);
-        // SAFETY: both take a pointer to an int, TUNSETOFFLOAD takes the mask by value.
+        // SAFETY: both take a pointer to an int.
         unsafe {
             self.check("TUNSETVNETHDRSZ", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_len))?;
             self.check("TUNSETVNETLE", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &little_endian))?;
-            // The mask is the device's, not the queue's, and is set anew with every queue.
-            self.check(
-                "TUNSETOFFLOAD",
-                libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(OFFLOADS)),
-            )?;
         }
-        Ok(file.into())
+        let queue = file.into();
+        // The mask is the device's, not the queue's, and is set anew with every queue.
+        self.set_offloads(&queue, true)?;
+        Ok(queue)
+    }
+
+    fn set_offloads(&self, queue: &OwnedFd, tso: bool) -> Result<(), TapError> {
+        let mask = libc::TUN_F_CSUM | if tso { OFFLOAD_TSO } else { 0 };
+        // SAFETY: TUNSETOFFLOAD takes the mask by value.
+        let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
+        self.check("TUNSETOFFLOAD", result)
     }
 
     /// The interface's name.
@@ -269,6 +276,28 @@ pub fn mtu_of(name: &str) -> io::Result<usize> {
     control_call(libc::SIOCGIFMTU, &mut request)?;
     // SAFETY: SIOCGIFMTU filled this field of the union.
     Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as usize)
+}
+
+/// A packet socket for whole frames of one interface.
+fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    // Protocol 0: nothing is received before it is bound, so nothing of other interfaces is.
+    let kind = socket2::Type::RAW.nonblocking().cloexec();
+    let socket = socket2::Socket::new(socket2::Domain::PACKET, kind, None)?;
+    // SAFETY: the address is a sockaddr_ll, which a sockaddr_storage has room for.
+    let ((), address) = unsafe {
+        socket2::SockAddr::try_init(|storage, len| {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            address.sll_ifindex = index as libc::c_int;
+            storage.cast::<libc::sockaddr_ll>().write(address);
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }?;
+    socket.bind(&address)?;
+    Ok(socket.into())
 }
 
 fn request(name: &str) -> libc::ifreq {
