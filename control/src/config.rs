@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::peers::same_address;
 use serde_json::{Map, Value};
 
@@ -40,10 +41,25 @@ pub struct Config {
     pub workers: usize,
     /// Core of each worker; empty: not pinned.
     pub cpus: Vec<usize>,
+    /// io_uring or system calls.
+    pub io_uring: EngineChoice,
+    /// What the kernel may be asked for.
+    pub offloads: OffloadSwitches,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
     /// What a person should know about the file, although it is valid.
     pub warnings: Vec<String>,
+}
+
+/// What the kernel may be asked for, if it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffloadSwitches {
+    /// TCP super-frames between the kernel and the port.
+    pub tso: bool,
+    /// Trains of datagrams that are sent as one.
+    pub udp_gso: bool,
+    /// Trains of datagrams that are received as one.
+    pub udp_gro: bool,
 }
 
 /// One of the other gateways.
@@ -113,6 +129,12 @@ impl Config {
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
             workers,
             cpus: keys.cpus(workers)?,
+            io_uring: match keys.switch("io_uring")? {
+                None => EngineChoice::Auto,
+                Some(true) => EngineChoice::IoUring,
+                Some(false) => EngineChoice::Calls,
+            },
+            offloads: keys.offloads()?,
             control_socket: keys.socket_path("control_socket")?,
             warnings,
         };
@@ -249,6 +271,30 @@ impl Keys<'_> {
                 Err(self.error(key, message))
             }
         }
+    }
+
+    fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        match self.object.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(other) => Err(self.error(key, format!("is {other}; true or false is allowed"))),
+        }
+    }
+
+    fn offloads(&self) -> Result<OffloadSwitches, ConfigError> {
+        let none = Map::new();
+        let object = match self.object.get("offloads") {
+            None => &none,
+            Some(Value::Object(object)) => object,
+            Some(other) => {
+                let message = format!("is {other}; an object of switches is allowed, such as {{ \"tso\": false }}");
+                return Err(self.error("offloads", message));
+            }
+        };
+        let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
+        keys.check_names(keys::OFFLOADS)?;
+        let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
+        Ok(OffloadSwitches { tso: on("tso")?, udp_gso: on("udp_gso")?, udp_gro: on("udp_gro")? })
     }
 
     fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
@@ -399,6 +445,11 @@ mod tests {
             ("sec", json!(true), "write \"sec\": false"),
             ("sec", json!("no"), "true or false"),
             ("cpus", json!([0, 1]), "2 cores for 1 workers"),
+            ("io_uring", json!("auto"), "is \"auto\"; true or false is allowed"),
+            ("offloads", json!(false), "an object of switches"),
+            ("offloads", json!({"tso": 0}), "\"offloads.tso\": is 0; true or false"),
+            ("offloads", json!({"udp_gos": false}), "\"offloads.udp_gos\": is not a key of this program; did you mean"),
+            ("offloads", json!({"stun": false}), "\"offloads.stun\": is not a key"),
             ("peers", json!({}), "a list of objects"),
             ("peers", json!([{"name": "b"}]), "\"peers[0].address\": is missing"),
             (
@@ -424,6 +475,17 @@ mod tests {
             assert!(text.contains(expected), "{key} {value}: {text}");
             assert!(text.starts_with("x.json: \""), "{text}");
         }
+    }
+
+    #[test]
+    fn everything_is_on_unless_it_is_off() {
+        let config = Config::parse("x.json", &minimal().to_string()).unwrap();
+        assert_eq!(config.io_uring, EngineChoice::Auto);
+        assert_eq!(config.offloads, OffloadSwitches { tso: true, udp_gso: true, udp_gro: true });
+        let choices = [true, false].map(|on| with("io_uring", json!(on)).unwrap().io_uring);
+        assert_eq!(choices, [EngineChoice::IoUring, EngineChoice::Calls]);
+        let config = with("offloads", json!({ "udp_gro": false, "tso": true })).unwrap();
+        assert_eq!(config.offloads, OffloadSwitches { tso: true, udp_gso: true, udp_gro: false });
     }
 
     #[test]

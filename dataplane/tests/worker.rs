@@ -15,6 +15,7 @@ use ipop_dataplane::datagram::segment::SuperFrame;
 use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Event, Events, Wake};
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::underlay;
@@ -27,6 +28,40 @@ use reference::{guests, reference};
 use zerocopy::{FromBytes, IntoBytes};
 
 mod reference;
+
+/// How the workers work.
+#[derive(Clone, Copy)]
+struct Mode {
+    engine: EngineChoice,
+    udp_gso: bool,
+}
+
+/// Every test in every mode.
+macro_rules! in_all_modes {
+    ($($test:ident),+ $(,)?) => {
+        in_all_modes!(io_uring IoUring true: $($test)+);
+        in_all_modes!(system_calls Calls true: $($test)+);
+        in_all_modes!(io_uring_without_gso IoUring false: $($test)+);
+        in_all_modes!(system_calls_without_gso Calls false: $($test)+);
+    };
+    ($name:ident $engine:ident $udp_gso:literal: $($test:ident)+) => {
+        mod $name {
+            use super::{EngineChoice, Mode};
+            $(#[test]
+            fn $test() {
+                super::$test(Mode { engine: EngineChoice::$engine, udp_gso: $udp_gso });
+            })+
+        }
+    };
+}
+
+in_all_modes!(
+    every_frame_arrives_as_it_was_and_in_order,
+    super_frames_arrive_as_the_same_segments,
+    slices_of_two_lanes_are_not_joined,
+    garbage_is_counted_and_harmless,
+    a_port_that_ends_is_reported,
+);
 
 struct Nobody;
 impl Wake for Nobody {
@@ -44,7 +79,7 @@ const SOURCE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const TARGET: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 /// `max_datagram` is what the path between the two carries.
-fn pair(max_datagram: usize) -> [Side; 2] {
+fn pair(mode: Mode, max_datagram: usize) -> [Side; 2] {
     let sockets: Vec<UdpSocket> =
         (0..2).flat_map(|_| underlay::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap()).collect();
     let sessions = [session_index(PeerId(0), 1), session_index(PeerId(0), 2)];
@@ -75,10 +110,18 @@ fn pair(max_datagram: usize) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let config = WorkerConfig { lane: 0, cpu: None, network: 3, flood_rate: 1000, epoch: Instant::now() };
+        let config = WorkerConfig {
+            lane: 0,
+            cpu: None,
+            network: 3,
+            flood_rate: 1000,
+            epoch: Instant::now(),
+            engine: mode.engine,
+            udp_gso: mode.udp_gso,
+        };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
+        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
     }
     sides.try_into().ok().expect("two sides")
 }
@@ -125,10 +168,9 @@ fn plain(len: usize, number: usize) -> Vec<u8> {
     frame
 }
 
-#[test]
-fn every_frame_arrives_as_it_was_and_in_order() {
+fn every_frame_arrives_as_it_was_and_in_order(mode: Mode) {
     for max_datagram in [508, 1232, 1472, 8972] {
-        let [a, b] = pair(max_datagram);
+        let [a, b] = pair(mode, max_datagram);
         let mut runner = TestRunner::deterministic();
         let sizes = proptest::collection::vec(
             prop_oneof![3 => 0usize..200, 2 => 1000usize..1500, 1 => 1500usize..9000, 1 => 30_000usize..65_000],
@@ -154,10 +196,9 @@ fn every_frame_arrives_as_it_was_and_in_order() {
     }
 }
 
-#[test]
-fn super_frames_arrive_as_the_same_segments() {
+fn super_frames_arrive_as_the_same_segments(mode: Mode) {
     for max_datagram in [1232, 1472, 8972] {
-        let [a, b] = pair(max_datagram);
+        let [a, b] = pair(mode, max_datagram);
         let mut runner = TestRunner::deterministic();
         for _ in 0..40 {
             let mut guest = guests().new_tree(&mut runner).unwrap().current();
@@ -189,9 +230,8 @@ fn super_frames_arrive_as_the_same_segments() {
 }
 
 /// A peer with several workers numbers its super-frames per lane: equal numbers of two lanes are two super-frames.
-#[test]
-fn slices_of_two_lanes_are_not_joined() {
-    let [a, b] = pair(1472);
+fn slices_of_two_lanes_are_not_joined(mode: Mode) {
+    let [a, b] = pair(mode, 1472);
     let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
     let session = session_index(PeerId(0), 2);
     let view = PeerView {
@@ -239,9 +279,8 @@ fn slices_of_two_lanes_are_not_joined() {
     drop(a);
 }
 
-#[test]
-fn garbage_is_counted_and_harmless() {
-    let [a, b] = pair(1472);
+fn garbage_is_counted_and_harmless(mode: Mode) {
+    let [a, b] = pair(mode, 1472);
     // Frames that no guest should send.
     a.send(&VnetHeader::default(), &[1, 2, 3]);
     a.send(&VnetHeader { flags: 1, ..VnetHeader::default() }, &plain(100, 1));
@@ -258,9 +297,8 @@ fn garbage_is_counted_and_harmless() {
     assert_eq!((count(Ending::BadSource), count(Ending::BridgeReserved)), (1, 1));
 }
 
-#[test]
-fn a_port_that_ends_is_reported() {
-    let [a, b] = pair(1472);
+fn a_port_that_ends_is_reported(mode: Mode) {
+    let [a, b] = pair(mode, 1472);
     drop(b);
     let Side { port, worker, events, .. } = a;
     drop(port);

@@ -18,8 +18,13 @@ pub(super) const TOP: &[&str] = &[
     "flood_rate",
     "workers",
     "cpus",
+    "io_uring",
+    "offloads",
     "control_socket",
 ];
+
+/// Keys of `offloads`.
+pub(super) const OFFLOADS: &[&str] = &["tso", "udp_gso", "udp_gro"];
 
 /// Keys of an entry in `peers`.
 pub(super) const PEER: &[&str] = &["name", "address", "public_key"];

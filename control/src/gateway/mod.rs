@@ -1,5 +1,6 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
+mod features;
 mod peers;
 mod post;
 mod view;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::tap::{Tap, TapError, mtu_of};
@@ -28,6 +30,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
+use self::features::Offloads;
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
 use crate::config::Config;
@@ -69,14 +72,23 @@ pub enum GatewayError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// A worker did not start.
-    #[error(
-        "worker {lane} cannot start: {error}; io_uring must be allowed (sysctl kernel.io_uring_disabled=0, \
-         no seccomp filter against it) and be that of Linux 6.1 or later"
-    )]
+    #[error("worker {lane} cannot start: {error}")]
     Worker {
         /// Which.
         lane: u8,
         /// The kernel's answer.
+        error: io::Error,
+    },
+    /// The same, and io_uring is a must.
+    #[error(
+        "worker {lane} cannot start: {error}; \"io_uring\" is true, so io_uring must be allowed (sysctl \
+         kernel.io_uring_disabled=0, no seccomp filter against it) and be that of Linux 6.0 or later; leave the key out \
+         and system calls do instead"
+    )]
+    IoUring {
+        /// Which.
+        lane: u8,
+        /// What is missing.
         error: io::Error,
     },
     /// A worker had to stop.
@@ -141,6 +153,7 @@ pub struct Gateway {
     trouble: crate::macs::MacStats,
     events: Arc<Events>,
     udp: std::net::UdpSocket,
+    offloads: Offloads,
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
     tap: Tap,
@@ -225,6 +238,7 @@ impl Gateway {
             tap.set_mtu(mtu)?;
         }
         let mut sockets = underlay::bind(config.listen, config.workers)?;
+        let offloads = Offloads::try_out(&config, &tap, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
         let links: Vec<Link> = config
             .peers
@@ -257,6 +271,7 @@ impl Gateway {
             trouble: Default::default(),
             events,
             udp,
+            offloads,
             workers: Vec::new(),
             tap,
             config,
@@ -269,10 +284,16 @@ impl Gateway {
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
                 epoch,
+                engine: gateway.config.io_uring,
+                udp_gso: gateway.offloads.udp_gso.is_on(),
             };
             let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;
-            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())
-                .map_err(|error| GatewayError::Worker { lane: lane as u8, error })?;
+            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone()).map_err(|error| {
+                match gateway.config.io_uring {
+                    EngineChoice::IoUring => GatewayError::IoUring { lane: lane as u8, error },
+                    _ => GatewayError::Worker { lane: lane as u8, error },
+                }
+            })?;
             gateway.workers.push(worker);
         }
         // Last: from here on guests' frames come in.
@@ -289,6 +310,7 @@ impl Gateway {
         for warning in &self.config.warnings {
             warn!("{warning}");
         }
+        self.log_features();
         info!(
             "gateway '{name}' {} uid {}: port {tap} ({}, MTU {}), bridge {}, UDP {listen}, network {network}, \
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",

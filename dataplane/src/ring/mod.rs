@@ -1,4 +1,5 @@
-//! The worker's io_uring: multishot receives into provided buffers, sends and writes from slots.
+//! The worker's io_uring: multishot receives into provided buffers, sends and writes from slots. Where there is no io_uring,
+//! plain system calls stand in for it (`calls.rs`); whoever uses the [`Ring`] does not notice.
 //!
 //! The ring owns the memory of what is in flight. It cannot overflow: completions that can be outstanding are bounded by
 //! the numbers of buffers and slots, and the completion queue is larger than their sum.
@@ -6,14 +7,16 @@
 // slots are boxed and lent out until their completion; the drop order below lets the requests end first.
 #![allow(unsafe_code)]
 
+mod calls;
 mod pool;
 mod slots;
+mod uring;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -22,6 +25,8 @@ pub(crate) use pool::BufferPool;
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 
 use crate::addr::PeerId;
+use crate::feature::{self, EngineChoice};
+use calls::Calls;
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -109,9 +114,48 @@ pub(crate) struct Train {
     pub(crate) segment: usize,
 }
 
+/// What a completion says.
+#[derive(Debug, Clone, Copy)]
+struct Completion {
+    token: Token,
+    /// Octets, or an error as a negative number.
+    result: i32,
+    buffer: Option<u16>,
+    /// The request stays, and there will be others.
+    more: bool,
+}
+
+impl Completion {
+    fn of(token: Token, result: i32) -> Completion {
+        Completion { token, result, buffer: None, more: false }
+    }
+}
+
+impl From<cqueue::Entry> for Completion {
+    fn from(entry: cqueue::Entry) -> Completion {
+        Completion {
+            token: Token::unpack(entry.user_data()),
+            result: entry.result(),
+            buffer: cqueue::buffer_select(entry.flags()),
+            more: cqueue::more(entry.flags()),
+        }
+    }
+}
+
+/// Who does the work.
+enum Engine {
+    Uring(IoUring),
+    Calls(Calls),
+}
+
 /// The submission side.
 pub(crate) struct Queue {
-    io: IoUring,
+    engine: Engine,
+    /// Completions that come from no kernel's ring.
+    done: VecDeque<Completion>,
+    underlay: RawFd,
+    /// Trains leave as one send (`UDP_SEGMENT`), not datagram by datagram.
+    gso: bool,
 }
 
 /// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
@@ -144,6 +188,10 @@ pub(crate) struct Ring {
     underlay_armed: bool,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
     port_multishot: bool,
+    /// The kernel refused a train that its datagrams may pass one by one.
+    gso_refused: bool,
+    /// What works, for people.
+    report: feature::Engine,
     /// Written frames and octets by peer since the account was last taken.
     written: Vec<(PeerId, u64)>,
 }
@@ -153,12 +201,28 @@ impl Queue {
     ///
     /// What the entry points to must stay until its completion.
     unsafe fn push(&mut self, entry: squeue::Entry, token: Token) -> io::Result<()> {
+        let Engine::Uring(io) = &mut self.engine else { return Ok(()) };
         let entry = entry.user_data(token.pack());
         // SAFETY: the caller's promise.
-        while unsafe { self.io.submission().push(&entry) }.is_err() {
-            self.io.submit()?;
+        while unsafe { io.submission().push(&entry) }.is_err() {
+            io.submit()?;
         }
         Ok(())
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        match &mut self.engine {
+            Engine::Uring(io) => drop(io.submit()?),
+            Engine::Calls(calls) => calls.submit(&mut self.done),
+        }
+        Ok(())
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        self.done.pop_front().or_else(|| match &mut self.engine {
+            Engine::Uring(io) => io.completion().next().map(Completion::from),
+            Engine::Calls(_) => None,
+        })
     }
 }
 
@@ -167,10 +231,22 @@ impl Sender<'_> {
     pub(crate) fn send(&mut self, id: SlotId, to: SocketAddr, segment: Option<u16>) -> io::Result<()> {
         let (number, slot) = self.slots.lend(id);
         let msg = slot.prepare(to, segment);
+        if !self.queue.gso {
+            // Single datagrams too, or they would overtake.
+            let result = slot.send_each(self.queue.underlay);
+            self.queue.done.push_back(Completion::of(Token::Send(number), result));
+            return Ok(());
+        }
         // MSG_DONTWAIT: a full send queue is an error to be counted, not a request that waits and is overtaken.
         let entry = opcode::SendMsg::new(UNDERLAY, msg).flags(libc::MSG_DONTWAIT as u32).build();
         // SAFETY: the slot is lent, so nobody reaches it until the completion; it is boxed, and it holds its buffers.
-        unsafe { self.queue.push(entry, Token::Send(number)) }
+        unsafe {
+            match &mut self.queue.engine {
+                Engine::Uring(_) => self.queue.push(entry, Token::Send(number))?,
+                Engine::Calls(calls) => calls.send(number, msg),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -181,32 +257,52 @@ impl Writer<'_> {
         let (iovecs, count) = slot.iovecs();
         let entry = opcode::Writev::new(PORT, iovecs, count).build();
         // SAFETY: as for a send.
-        unsafe { self.queue.push(entry, Token::Write(number)) }
+        unsafe {
+            match &mut self.queue.engine {
+                Engine::Uring(_) => self.queue.push(entry, Token::Write(number))?,
+                Engine::Calls(calls) => calls.write(number, iovecs, count),
+            }
+        }
+        Ok(())
     }
 }
 
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
-    pub(crate) fn new(port: BorrowedFd<'_>, underlay: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Ring> {
-        let io = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_cqsize(CQ_ENTRIES)
-            .build(SQ_ENTRIES)?;
-        io.submitter().register_files(&[port.as_raw_fd(), underlay.as_raw_fd(), stop.as_raw_fd()])?;
+    /// Without `gso` every datagram is a send of its own.
+    pub(crate) fn new(
+        port: BorrowedFd<'_>,
+        underlay: BorrowedFd<'_>,
+        stop: BorrowedFd<'_>,
+        choice: EngineChoice,
+        gso: bool,
+    ) -> io::Result<Ring> {
         let port_pool = BufferPool::new(PORT_BUFFERS, PORT_BUFFER)?;
         let underlay_pool = BufferPool::new(UNDERLAY_BUFFERS, UNDERLAY_BUFFER)?;
-        for (pool, group) in [(&port_pool, PORT_GROUP), (&underlay_pool, UNDERLAY_GROUP)] {
-            let (address, entries) = pool.registration();
-            // SAFETY: `address` is a live page-aligned map of `entries` entries, owned by the pool beside `io`.
-            unsafe { io.submitter().register_buf_ring_with_flags(address, entries, group, 0)? };
-        }
+        let files = [port.as_raw_fd(), underlay.as_raw_fd(), stop.as_raw_fd()];
+        let opened = match choice {
+            EngineChoice::Calls => Err("switched off in the config".to_owned()),
+            _ => uring::open(&files, [(&port_pool, PORT_GROUP), (&underlay_pool, UNDERLAY_GROUP)]),
+        };
+        let (engine, report) = match opened {
+            Ok((io, features)) => (Engine::Uring(io), feature::Engine { no_io_uring: None, features }),
+            Err(reason) if choice == EngineChoice::IoUring => return Err(io::Error::other(reason)),
+            Err(reason) => {
+                let report = feature::Engine { no_io_uring: Some(reason), features: Vec::new() };
+                (Engine::Calls(Calls::new(files[0], files[1], files[2])), report)
+            }
+        };
         // SAFETY: all-zero is a valid msghdr; only the two lengths are read for a multishot receive.
         let mut receive: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
         receive.msg_namelen = NAME_LEN as u32;
         receive.msg_controllen = CONTROL_LEN;
         let mut ring = Ring {
-            queue: Queue { io },
+            queue: Queue {
+                engine,
+                done: VecDeque::with_capacity(CQ_ENTRIES as usize),
+                underlay: underlay.as_raw_fd(),
+                gso,
+            },
             receive,
             stop_value: Box::new(0),
             port_pool,
@@ -217,7 +313,9 @@ impl Ring {
             refusals: Vec::with_capacity(usize::from(SEND_SLOTS + WRITE_SLOTS)),
             port_armed: false,
             underlay_armed: false,
-            port_multishot: true,
+            port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
+            gso_refused: false,
+            report,
             written: Vec::with_capacity(usize::from(WRITE_SLOTS)),
         };
         let read = opcode::Read::new(STOP, std::ptr::from_mut(&mut *ring.stop_value).cast(), 8).build();
@@ -229,8 +327,9 @@ impl Ring {
     /// Submits everything and waits for at least one arrival or completion.
     pub(crate) fn submit_and_wait(&mut self) -> io::Result<()> {
         self.arm()?;
+        let Engine::Uring(io) = &mut self.queue.engine else { return self.call_and_wait() };
         if self.arrivals.is_empty() {
-            match self.queue.io.submit_and_wait(1) {
+            match io.submit_and_wait(usize::from(self.queue.done.is_empty())) {
                 Err(e) if e.raw_os_error() != Some(libc::EINTR) => return Err(e),
                 _ => {}
             }
@@ -240,8 +339,18 @@ impl Ring {
 
     /// Submits everything now and takes back the slots that are done: for when the slots have run out in mid-batch.
     pub(crate) fn submit_now(&mut self) -> io::Result<()> {
-        self.queue.io.submit()?;
+        self.queue.submit()?;
         self.reap()
+    }
+
+    /// What works, for people.
+    pub(crate) fn report(&self) -> &feature::Engine {
+        &self.report
+    }
+
+    /// True once the kernel has refused a train whose datagrams it may take one by one, as they leave from then on.
+    pub(crate) fn gso_refused(&self) -> bool {
+        self.gso_refused
     }
 
     /// The next arrival of the batch. A buffer that it names has one reference, which the caller releases.
@@ -296,6 +405,9 @@ impl Ring {
     }
 
     fn arm(&mut self) -> io::Result<()> {
+        if let Engine::Calls(_) = self.queue.engine {
+            return Ok(());
+        }
         if !self.port_armed && self.port_pool.has_free() {
             let entry = if self.port_multishot {
                 // io-uring 0.7.15 overwrites the flag of a registered file here, and descriptor 0 would be read.
@@ -321,17 +433,15 @@ impl Ring {
 
     fn reap(&mut self) -> io::Result<()> {
         // Copied out one by one, since handling a completion needs the whole ring.
-        while let Some(entry) = { self.queue.io.completion().next() } {
-            self.complete(&entry)?;
+        while let Some(completion) = self.queue.next_completion() {
+            self.complete(completion)?;
         }
         Ok(())
     }
 
-    fn complete(&mut self, entry: &cqueue::Entry) -> io::Result<()> {
-        let result = entry.result();
-        let more = cqueue::more(entry.flags());
-        let buffer = cqueue::buffer_select(entry.flags());
-        match Token::unpack(entry.user_data()) {
+    fn complete(&mut self, completion: Completion) -> io::Result<()> {
+        let Completion { token, result, buffer, more } = completion;
+        match token {
             Token::PortRead => {
                 self.port_armed &= more;
                 match (result, buffer) {
@@ -360,6 +470,12 @@ impl Ring {
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);
+                let mut result = result;
+                if result == -libc::EIO && slot.is_train() {
+                    // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so again.
+                    (self.queue.gso, self.gso_refused) = (false, true);
+                    result = slot.send_each(self.queue.underlay);
+                }
                 if result < 0 {
                     let (peer, frames) = (slot.peer, slot.frames);
                     self.refusals.push(Refusal { port: false, peer, frames, errno: -result });
@@ -387,10 +503,11 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        let Engine::Uring(io) = &self.queue.engine else { return };
         // Closing the descriptor ends requests some time later; this waits until none can write to our memory.
-        let _ = self.queue.io.submitter().register_sync_cancel(None, CancelBuilder::any());
+        let _ = io.submitter().register_sync_cancel(None, CancelBuilder::any());
         // The kernel tears a ring down in the background and would keep the TAP alive meanwhile.
-        let _ = self.queue.io.submitter().unregister_files();
+        let _ = io.submitter().unregister_files();
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct BufferPool {
     count: u16,
     buffer_len: usize,
     tail: u16,
+    /// Where system calls take the next entry from; io_uring has a head of its own in the kernel.
+    head: u16,
     /// How many hold the buffer; 0 while it is the kernel's.
     refs: Vec<Cell<u16>>,
     held: usize,
@@ -58,6 +60,7 @@ impl BufferPool {
             count,
             buffer_len,
             tail: 0,
+            head: 0,
             refs: vec![Cell::new(0); usize::from(count)],
             held: 0,
         };
@@ -88,6 +91,25 @@ impl BufferPool {
         debug_assert_eq!(refs.get(), 0, "the kernel filled a buffer that it did not own");
         refs.set(1);
         self.held += 1;
+    }
+
+    /// For the engine without io_uring, which stands in for the kernel: number and address of the buffer to fill after
+    /// `skip` others. `None` if there are not so many.
+    pub(super) fn vacant(&self, skip: u16) -> Option<(u16, *mut u8)> {
+        if skip >= self.tail.wrapping_sub(self.head) {
+            return None;
+        }
+        let slot = usize::from(self.head.wrapping_add(skip) & (self.count - 1));
+        // SAFETY: `slot` is below `count`, so the entry lies inside the map, and `hand_over` has filled it in.
+        let buffer = unsafe { (*self.entries.at.as_ptr().cast::<BufRingEntry>().add(slot)).bid() };
+        // SAFETY: buffers lie inside the map.
+        Some((buffer, unsafe { self.data.at.as_ptr().add(usize::from(buffer) * self.buffer_len) }))
+    }
+
+    /// For the same: the first `count` of the vacant buffers are filled.
+    pub(super) fn filled(&mut self, count: u16) {
+        debug_assert!(count <= self.tail.wrapping_sub(self.head));
+        self.head = self.head.wrapping_add(count);
     }
 
     /// One more holder of the buffer.
@@ -157,6 +179,21 @@ mod tests {
         pool.received(0);
         pool.received(1);
         assert!(!pool.has_free());
+    }
+
+    #[test]
+    fn vacant_buffers_are_taken_in_the_order_they_came_back() {
+        let mut pool = BufferPool::new(2, 64).unwrap();
+        let number = |pool: &BufferPool, skip| pool.vacant(skip).map(|(buffer, _)| buffer);
+        assert_eq!([0, 1, 2].map(|skip| number(&pool, skip)), [Some(0), Some(1), None]);
+        pool.filled(2);
+        pool.received(0);
+        pool.received(1);
+        assert_eq!(number(&pool, 0), None);
+        pool.release(1);
+        assert_eq!([0, 1].map(|skip| number(&pool, skip)), [Some(1), None]);
+        pool.release(0);
+        assert_eq!(number(&pool, 1), Some(0));
     }
 
     #[test]
