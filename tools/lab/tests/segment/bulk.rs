@@ -196,7 +196,7 @@ fn without_offloads() -> Outcome {
 }
 
 /// UDP datagrams of even and odd sizes, one by one.
-fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome {
+pub(crate) fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome {
     let address: IpAddr = address.parse()?;
     let receiver = udp_socket(there.netns(), SocketAddr::new(address, 0), SOON)?;
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

@@ -13,6 +13,7 @@
 //! Every module has a drawing of what it adds to this.
 
 mod bulk;
+mod engines;
 mod flood;
 mod frames;
 mod jumbo;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         // The long ones first, so that nothing waits for them alone.
         bulk::TESTS,
         jumbo::TESTS,
+        engines::TESTS,
         moves::TESTS,
         services::TESTS,
         reach::TESTS,
