@@ -1,6 +1,7 @@
 //! The config file: strict JSON, flat, IPOP's key names where they exist.
 
 mod keys;
+mod offloads;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::peers::same_address;
 use serde_json::{Map, Value};
 
+pub use self::offloads::OffloadSwitches;
 use crate::json::parse_strict;
 
 /// A checked configuration.
@@ -49,17 +51,6 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// What a person should know about the file, although it is valid.
     pub warnings: Vec<String>,
-}
-
-/// What the kernel may be asked for, if it can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OffloadSwitches {
-    /// TCP super-frames between the kernel and the port.
-    pub tso: bool,
-    /// Trains of datagrams that are sent as one.
-    pub udp_gso: bool,
-    /// Trains of datagrams that are received as one.
-    pub udp_gro: bool,
 }
 
 /// One of the other gateways.
@@ -271,30 +262,6 @@ impl Keys<'_> {
                 Err(self.error(key, message))
             }
         }
-    }
-
-    fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        match self.object.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(on)) => Ok(Some(*on)),
-            Some(other) => Err(self.error(key, format!("is {other}; true or false is allowed"))),
-        }
-    }
-
-    fn offloads(&self) -> Result<OffloadSwitches, ConfigError> {
-        let none = Map::new();
-        let object = match self.object.get("offloads") {
-            None => &none,
-            Some(Value::Object(object)) => object,
-            Some(other) => {
-                let message = format!("is {other}; an object of switches is allowed, such as {{ \"tso\": false }}");
-                return Err(self.error("offloads", message));
-            }
-        };
-        let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
-        keys.check_names(keys::OFFLOADS)?;
-        let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
-        Ok(OffloadSwitches { tso: on("tso")?, udp_gso: on("udp_gso")?, udp_gro: on("udp_gro")? })
     }
 
     fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {

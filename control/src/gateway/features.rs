@@ -1,16 +1,28 @@
 //! What the kernel does for the gateway: tried at the start, switched off one by one, and told to people.
 
-use ipop_dataplane::feature::{Feature, State};
-use ipop_dataplane::tap::Tap;
-use ipop_dataplane::underlay::{set_gro, try_trains};
 use std::net::UdpSocket;
 use std::sync::atomic::Ordering;
 
+use ipop_dataplane::feature::{EngineChoice, Feature, State};
+use ipop_dataplane::tap::Tap;
+use ipop_dataplane::underlay::{set_gro, try_trains};
+use ipop_dataplane::worker::Worker;
 use tracing::{info, warn};
 
 use super::{Gateway, GatewayError, call};
 use crate::config::Config;
 use crate::report;
+
+/// What may keep a worker from starting.
+pub(super) fn hint(config: &Config) -> &'static str {
+    match config.io_uring {
+        EngineChoice::IoUring => {
+            "; \"io_uring\" is true, so it must be allowed (sysctl kernel.io_uring_disabled=0, no seccomp filter against \
+             it) and be that of Linux 6.0 or later; without this key system calls take its place"
+        }
+        _ => "",
+    }
+}
 
 /// What the gateway asks of the kernel.
 pub(super) struct Offloads {
@@ -64,7 +76,7 @@ impl Gateway {
     }
 
     pub(super) fn worker_status(&self) -> Vec<report::WorkerStatus> {
-        let status = |(lane, worker): (usize, &ipop_dataplane::worker::Worker)| report::WorkerStatus {
+        let status = |(lane, worker): (usize, &Worker)| report::WorkerStatus {
             cpu: self.config.cpus.get(lane).copied(),
             engine: worker.engine.name().to_owned(),
             no_io_uring: worker.engine.no_io_uring.clone(),
@@ -77,7 +89,7 @@ impl Gateway {
     pub(super) fn log_features(&self) {
         let Some(engine) = self.workers.first().map(|worker| &worker.engine) else { return };
         if let Some(reason) = &engine.no_io_uring {
-            if self.config.io_uring == ipop_dataplane::feature::EngineChoice::Auto {
+            if self.config.io_uring == EngineChoice::Auto {
                 warn!("io_uring cannot be used ({reason}); the workers run on system calls, which are slower");
             } else {
                 info!("the workers run on system calls (io_uring: {reason})");

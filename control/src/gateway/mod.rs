@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, Wake};
-use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::tap::{Tap, TapError, mtu_of};
@@ -72,24 +71,14 @@ pub enum GatewayError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// A worker did not start.
-    #[error("worker {lane} cannot start: {error}")]
+    #[error("worker {lane} cannot start: {error}{hint}")]
     Worker {
         /// Which.
         lane: u8,
         /// The kernel's answer.
         error: io::Error,
-    },
-    /// The same, and io_uring is a must.
-    #[error(
-        "worker {lane} cannot start: {error}; \"io_uring\" is true, so io_uring must be allowed (sysctl \
-         kernel.io_uring_disabled=0, no seccomp filter against it) and be that of Linux 6.0 or later; leave the key out \
-         and system calls do instead"
-    )]
-    IoUring {
-        /// Which.
-        lane: u8,
-        /// What is missing.
-        error: io::Error,
+        /// What may be the matter.
+        hint: &'static str,
     },
     /// A worker had to stop.
     #[error("a worker had to stop: {0} (\"File descriptor in bad state\" means that the TAP device was deleted)")]
@@ -289,10 +278,7 @@ impl Gateway {
             };
             let queue = gateway.tap.queues()[lane].try_clone().map_err(call("dup"))?;
             let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone()).map_err(|error| {
-                match gateway.config.io_uring {
-                    EngineChoice::IoUring => GatewayError::IoUring { lane: lane as u8, error },
-                    _ => GatewayError::Worker { lane: lane as u8, error },
-                }
+                GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
             })?;
             gateway.workers.push(worker);
         }

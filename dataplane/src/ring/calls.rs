@@ -18,7 +18,8 @@ use std::ptr;
 use nix::errno::Errno;
 
 use super::pool::BufferPool;
-use super::{CONTROL_LEN, Completion, Engine, NAME_LEN, Ring, SEND_SLOTS, Token, WRITE_SLOTS};
+use super::queue::{Completion, Engine};
+use super::{CONTROL_LEN, NAME_LEN, Ring, SEND_SLOTS, Token, WRITE_SLOTS};
 
 /// Frames read from the port before the worker looks at them.
 const FRAMES: u16 = 64;

@@ -9,6 +9,7 @@
 
 mod calls;
 mod pool;
+mod queue;
 mod slots;
 mod uring;
 
@@ -16,17 +17,19 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{opcode, squeue};
 
 pub(crate) use pool::BufferPool;
+pub(crate) use queue::Queue;
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 
 use crate::addr::PeerId;
 use crate::feature::{self, EngineChoice};
 use calls::Calls;
+use queue::{Completion, Engine};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -114,50 +117,6 @@ pub(crate) struct Train {
     pub(crate) segment: usize,
 }
 
-/// What a completion says.
-#[derive(Debug, Clone, Copy)]
-struct Completion {
-    token: Token,
-    /// Octets, or an error as a negative number.
-    result: i32,
-    buffer: Option<u16>,
-    /// The request stays, and there will be others.
-    more: bool,
-}
-
-impl Completion {
-    fn of(token: Token, result: i32) -> Completion {
-        Completion { token, result, buffer: None, more: false }
-    }
-}
-
-impl From<cqueue::Entry> for Completion {
-    fn from(entry: cqueue::Entry) -> Completion {
-        Completion {
-            token: Token::unpack(entry.user_data()),
-            result: entry.result(),
-            buffer: cqueue::buffer_select(entry.flags()),
-            more: cqueue::more(entry.flags()),
-        }
-    }
-}
-
-/// Who does the work.
-enum Engine {
-    Uring(IoUring),
-    Calls(Calls),
-}
-
-/// The submission side.
-pub(crate) struct Queue {
-    engine: Engine,
-    /// Completions that come from no kernel's ring.
-    done: VecDeque<Completion>,
-    underlay: RawFd,
-    /// Trains leave as one send (`UDP_SEGMENT`), not datagram by datagram.
-    gso: bool,
-}
-
 /// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
 pub(crate) struct Sender<'a> {
     pub(crate) queue: &'a mut Queue,
@@ -194,36 +153,6 @@ pub(crate) struct Ring {
     report: feature::Engine,
     /// Written frames and octets by peer since the account was last taken.
     written: Vec<(PeerId, u64)>,
-}
-
-impl Queue {
-    /// # Safety
-    ///
-    /// What the entry points to must stay until its completion.
-    unsafe fn push(&mut self, entry: squeue::Entry, token: Token) -> io::Result<()> {
-        let Engine::Uring(io) = &mut self.engine else { return Ok(()) };
-        let entry = entry.user_data(token.pack());
-        // SAFETY: the caller's promise.
-        while unsafe { io.submission().push(&entry) }.is_err() {
-            io.submit()?;
-        }
-        Ok(())
-    }
-
-    fn submit(&mut self) -> io::Result<()> {
-        match &mut self.engine {
-            Engine::Uring(io) => drop(io.submit()?),
-            Engine::Calls(calls) => calls.submit(&mut self.done),
-        }
-        Ok(())
-    }
-
-    fn next_completion(&mut self) -> Option<Completion> {
-        self.done.pop_front().or_else(|| match &mut self.engine {
-            Engine::Uring(io) => io.completion().next().map(Completion::from),
-            Engine::Calls(_) => None,
-        })
-    }
 }
 
 impl Sender<'_> {
