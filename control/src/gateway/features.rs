@@ -90,7 +90,7 @@ impl Gateway {
         let Some(engine) = self.workers.first().map(|worker| &worker.engine) else { return };
         if let Some(reason) = &engine.no_io_uring {
             if self.config.io_uring == EngineChoice::Auto {
-                warn!("io_uring cannot be used ({reason}); the workers run on system calls, which are slower");
+                warn!("io_uring cannot be used ({reason}); the workers run on system calls");
             } else {
                 info!("the workers run on system calls (io_uring: {reason})");
             }

@@ -15,8 +15,11 @@ pub(crate) fn status(s: &Status) -> String {
     let state = if s.tap.up { "" } else { "DOWN, " };
     line("port", format!("{} {state}{bridge}, {mtu}, {}", s.tap.name, s.tap.mac));
     line("listen", format!("UDP {}, network {}", s.listen, s.network));
-    let workers: Vec<String> = s.workers.iter().map(worker).collect();
-    line("workers", format!("{}: {}", s.workers.len(), workers.join("; ")));
+    let cpus: Vec<String> =
+        s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
+    let mut engines: Vec<String> = s.workers.iter().map(engine).collect();
+    engines.dedup();
+    line("workers", format!("{} ({}), {}", s.workers.len(), cpus.join(", "), engines.join("; ")));
     let offloads: Vec<String> = s.offloads.iter().map(feature).collect();
     line("offloads", offloads.join(", "));
     line("peers", format!("{} of {} up", s.peers.used, s.peers.of));
@@ -44,10 +47,9 @@ pub(crate) fn status(s: &Status) -> String {
     out
 }
 
-/// "core 0, io_uring", or what it has instead, and what its io_uring lacks.
-fn worker(w: &WorkerStatus) -> String {
-    let mut text = w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"));
-    text += &format!(", {}", w.engine);
+/// "io_uring" and what it lacks, or what there is instead.
+fn engine(w: &WorkerStatus) -> String {
+    let mut text = w.engine.clone();
     if let Some(reason) = &w.no_io_uring {
         text += &format!(" (io_uring: {reason})");
     }
@@ -207,10 +209,10 @@ mod tests {
         assert_eq!(feature(&on), "tso on");
         let mut status =
             WorkerStatus { cpu: Some(1), engine: "io_uring".into(), no_io_uring: None, features: vec![on, off] };
-        assert_eq!(worker(&status), "core 1, io_uring, multishot_read off (Invalid argument)");
-        (status.engine, status.cpu, status.features) = ("system calls".into(), None, vec![]);
+        assert_eq!(engine(&status), "io_uring, multishot_read off (Invalid argument)");
+        (status.engine, status.features) = ("system calls".into(), vec![]);
         status.no_io_uring = Some("Operation not permitted".into());
-        assert_eq!(worker(&status), "any core, system calls (io_uring: Operation not permitted)");
+        assert_eq!(engine(&status), "system calls (io_uring: Operation not permitted)");
     }
 
     #[test]

@@ -65,9 +65,9 @@ fn mixed_engines() -> Outcome {
     let features = b["features"].as_array().map_or(&[][..], Vec::as_slice);
     ensure(features.iter().any(|one| one["name"] == "multishot_read" && one["on"] == true), || b.to_string())?;
     let text = segment.daemons[0].query("status", false).run()?;
-    ensure(text.contains("any core, system calls (io_uring: switched off in the config)"), || text)?;
+    ensure(text.contains("1 (any core), system calls (io_uring: switched off in the config)\n"), || text)?;
     let text = segment.daemons[1].query("status", false).run()?;
-    ensure(text.contains("any core, io_uring\n"), || text)?;
+    ensure(text.contains("1 (any core), io_uring\n"), || text)?;
     carries(&segment)
 }
 
