@@ -15,6 +15,7 @@ use ipop_benches::{ETHERNET_DATAGRAM, LOCAL, REMOTE, arp_request, plain, tcp, ud
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
@@ -54,7 +55,13 @@ struct Side {
 }
 
 /// The gateway of `home`, with the one of `away` as its only peer.
-fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, away]: [MacAddr; 2]) -> Side {
+fn side(
+    engine: EngineChoice,
+    socket: UdpSocket,
+    peer: SocketAddr,
+    [ours, theirs]: [u32; 2],
+    [home, away]: [MacAddr; 2],
+) -> Side {
     let (macs, mut writer) = MacTable::new(16, [5, 6]);
     for (mac, owner) in [(home, Owner::Local), (away, Owner::Peer(PeerId(0)))] {
         writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).expect("there is room");
@@ -76,19 +83,24 @@ fn side(socket: UdpSocket, peer: SocketAddr, [ours, theirs]: [u32; 2], [home, aw
         waiting: Waiting::default(),
         epoch: Instant::now(),
         offloads: Offloads::ALL,
+        engine,
+        udp_gso: true,
     };
     let shared = Shared { macs, events: events.clone() };
     let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
-    Side { port, worker: worker.expect("io_uring is needed"), events }
+    Side { port, worker: worker.expect("it starts"), events }
 }
 
-fn pair() -> [Side; 2] {
+fn pair(engine: EngineChoice) -> [Side; 2] {
     let loopback = "127.0.0.1:0".parse().expect("an address");
     let mut sockets = (0..2).map(|_| underlay::bind(loopback, 1).expect("a socket").remove(0));
     let (a, b) = (sockets.next().expect("one"), sockets.next().expect("two"));
     let addresses = [&a, &b].map(|socket| socket.local_addr().expect("it is bound"));
     let [at_a, at_b] = [1, 2].map(|random| session_index(PeerId(0), random));
-    [side(a, addresses[1], [at_a, at_b], [LOCAL, REMOTE]), side(b, addresses[0], [at_b, at_a], [REMOTE, LOCAL])]
+    [
+        side(engine, a, addresses[1], [at_a, at_b], [LOCAL, REMOTE]),
+        side(engine, b, addresses[0], [at_b, at_a], [REMOTE, LOCAL]),
+    ]
 }
 
 impl Side {
@@ -151,10 +163,17 @@ fn super_frame(mut frame: Vec<u8>, gso_size: u16) -> Vec<u8> {
 
 #[test]
 fn workers_allocate_nothing() {
+    // One after the other, see the top.
+    for engine in [EngineChoice::IoUring, EngineChoice::Calls] {
+        allocate_nothing(engine);
+    }
+}
+
+fn allocate_nothing(engine: EngineChoice) {
     const SUPER_PAYLOAD: usize = 60_000;
     const GSO_SIZE: u16 = 1448;
     const DHCP_CLIENT: u16 = 68;
-    let [a, b] = pair();
+    let [a, b] = pair(engine);
     let mut buffer = vec![0; 70_000];
     // Those that arrive nowhere come first: when a later one has arrived, they are done with.
     let frames = [
@@ -180,7 +199,7 @@ fn workers_allocate_nothing() {
     let before = allocations::elsewhere();
     assert!(before > 0, "they make at the start what they need, and that is seen");
     (0..ROUNDS).for_each(|_| round(&a, &b, &frames, &mut buffer));
-    assert_eq!(allocations::elsewhere() - before, 0, "the workers allocated");
+    assert_eq!(allocations::elsewhere() - before, 0, "the workers allocated on {engine:?}");
     let rounds = (WARM_UP + ROUNDS) as u64;
     assert_eq!(a.count(Ending::Flooded), rounds, "what was meant to happen happened");
     assert_eq!((a.count(Ending::ToControl), a.count(Ending::BadSource)), (rounds, rounds));

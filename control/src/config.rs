@@ -1,6 +1,7 @@
 //! The config file: strict JSON, flat, IPOP's key names where they exist.
 
 mod keys;
+mod offloads;
 mod port;
 
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::peers::same_address;
 use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
 
-pub use port::PortConfig;
-
+pub use self::offloads::OffloadSwitches;
+pub use self::port::PortConfig;
 use crate::json::parse_strict;
 
 /// A checked configuration.
@@ -43,6 +45,10 @@ pub struct Config {
     pub cpus: Vec<usize>,
     /// How workers wait for frames.
     pub waiting: Waiting,
+    /// io_uring or system calls.
+    pub io_uring: EngineChoice,
+    /// What the kernel may be asked for.
+    pub offloads: OffloadSwitches,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
     /// What a person should know about the file, although it is valid.
@@ -115,6 +121,12 @@ impl Config {
             workers,
             cpus: keys.cpus(workers)?,
             waiting: keys.waiting()?,
+            io_uring: match keys.switch("io_uring")? {
+                None => EngineChoice::Auto,
+                Some(true) => EngineChoice::IoUring,
+                Some(false) => EngineChoice::Calls,
+            },
+            offloads: keys.offloads()?,
             control_socket: keys.socket_path("control_socket")?,
             warnings,
         })
@@ -438,6 +450,11 @@ mod tests {
             ("cpus", json!([0, 1]), "2 cores for 1 workers"),
             ("spin", json!(1001), "a whole number from 0 to 1000"),
             ("min_wait", json!(-1), "a whole number from 0 to 1000"),
+            ("io_uring", json!("auto"), "is \"auto\"; true or false is allowed"),
+            ("offloads", json!(false), "an object of switches"),
+            ("offloads", json!({"tso": 0}), "\"offloads.tso\": is 0; true or false"),
+            ("offloads", json!({"udp_gos": false}), "\"offloads.udp_gos\": is not a key of this program; did you mean"),
+            ("offloads", json!({"stun": false}), "\"offloads.stun\": is not a key"),
             ("peers", json!({}), "a list of objects"),
             ("peers", json!([{"name": "b"}]), "\"peers[0].address\": is missing"),
             (
@@ -463,6 +480,17 @@ mod tests {
             assert!(text.contains(expected), "{key} {value}: {text}");
             assert!(text.starts_with("x.json: \""), "{text}");
         }
+    }
+
+    #[test]
+    fn everything_is_on_unless_it_is_off() {
+        let config = Config::parse("x.json", &minimal().to_string()).unwrap();
+        assert_eq!(config.io_uring, EngineChoice::Auto);
+        assert_eq!(config.offloads, OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: true });
+        let choices = [true, false].map(|on| with("io_uring", json!(on)).unwrap().io_uring);
+        assert_eq!(choices, [EngineChoice::IoUring, EngineChoice::Calls]);
+        let config = with("offloads", json!({ "udp_gro": false, "tso": true })).unwrap();
+        assert_eq!(config.offloads, OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: false });
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub struct Status {
     pub port: PortStatus,
     /// UDP address.
     pub listen: String,
+    /// What the kernel does for us.
+    #[serde(default)]
+    pub offloads: Vec<Feature>,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
     /// Peers that are up, and all of them.
@@ -96,6 +99,33 @@ pub struct PortStatus {
 pub struct WorkerStatus {
     /// Core that it is pinned to.
     pub cpu: Option<usize>,
+    /// `io_uring` or `system calls`.
+    #[serde(default)]
+    pub engine: String,
+    /// Why not io_uring.
+    #[serde(default)]
+    pub no_io_uring: Option<String>,
+    /// Parts of io_uring that can be missing.
+    #[serde(default)]
+    pub features: Vec<Feature>,
+}
+
+/// Something that can be missing without harm.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// What it is called, in the config too where it can be switched off.
+    pub name: String,
+    /// In use.
+    pub on: bool,
+    /// Why not; or, for one that is in use, why that could not be tried at the start.
+    pub reason: Option<String>,
+}
+
+impl From<&ipop_dataplane::feature::Feature> for Feature {
+    fn from(feature: &ipop_dataplane::feature::Feature) -> Feature {
+        let state = &feature.state;
+        Feature { name: feature.name.to_owned(), on: state.is_on(), reason: state.reason().map(str::to_owned) }
+    }
 }
 
 /// `ipop peers`.

@@ -6,6 +6,7 @@ pub mod addr;
 pub mod datagram;
 pub mod ending;
 pub mod event;
+pub mod feature;
 pub mod forward;
 pub mod interface;
 pub mod mac_table;

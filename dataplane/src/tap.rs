@@ -1,7 +1,9 @@
 //! The TAP device: the gateway's port on its bridge.
-// UNSAFETY: ioctls. Invariant: every ioctl here takes a pointer to a live local `ifreq` or integer of the type that the
-// kernel's header gives for its number (include/uapi/linux/if_tun.h, sockios.h), and the kernel keeps no pointer.
+// UNSAFETY: ioctls, and the address of a packet socket. Invariant: every ioctl here takes a pointer to a live local
+// `ifreq` or integer of the type that the kernel's header gives for its number (include/uapi/linux/if_tun.h, sockios.h), and the kernel keeps no pointer.
 #![allow(unsafe_code)]
+
+mod super_frames;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -50,8 +52,8 @@ pub enum TapError {
     },
 }
 
-/// Offloads that the port is opened with: checksums and TCP super-frames.
-const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// TCP super-frames.
+const OFFLOAD_TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 /// `TUN_F_USO4 | TUN_F_USO6`, UDP super-frames; not in the libc crate. `set_offload()` in drivers/net/tun.c wants both
 /// or none.
 const OFFLOAD_USO: libc::c_uint = 0x20 | 0x40;
@@ -79,10 +81,9 @@ impl Tap {
         let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::new(), offloads: Offloads::WITHOUT_USO };
         for index in 0..queues {
             let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
-            // The mask is the device's, not the queue's, and is set anew with every queue.
-            tap.offloads = tap.set_offloads(&queue)?;
             tap.queues.push(queue);
         }
+        tap.set_offloads(true, true)?;
         tap.set_mac()?;
         // Nobody asked the port for an address of its own: no link-local one, and no router solicitation. Not
         // an error where the file is missing (a kernel without IPv6).
@@ -140,19 +141,23 @@ impl Tap {
         Ok(file.into())
     }
 
-    /// Turns on what the kernel knows. Linux before 6.2 refuses a mask with a flag that it does not know, and refuses
-    /// UDP super-frames that are written just so.
-    fn set_offloads(&self, queue: &OwnedFd) -> Result<Offloads, TapError> {
+    /// Has the kernel hand over and take TCP and UDP super-frames, or not. Linux before 6.2 refuses a mask with a flag that it does
+    /// not know, and refuses UDP super-frames that are written just so.
+    pub fn set_offloads(&mut self, tso: bool, uso: bool) -> Result<(), TapError> {
+        // The mask is the device's, so one queue is enough; every new queue would need it set anew.
+        let Some(queue) = self.queues.first() else { return Ok(()) };
         let set = |mask: libc::c_uint| {
             // SAFETY: TUNSETOFFLOAD takes the mask by value.
             unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) }
         };
-        if set(OFFLOADS | OFFLOAD_USO) >= 0 {
-            return Ok(Offloads::ALL);
+        let mask = libc::TUN_F_CSUM | if tso { OFFLOAD_TSO } else { 0 };
+        let uso = uso && set(mask | OFFLOAD_USO) >= 0;
+        if !uso {
+            // If it was about anything else, this says so.
+            self.check("TUNSETOFFLOAD", set(mask))?;
         }
-        // If it was about anything else, this says so.
-        self.check("TUNSETOFFLOAD", set(OFFLOADS))?;
-        Ok(Offloads::WITHOUT_USO)
+        self.offloads = Offloads { tso, uso, udp_merge: uso };
+        Ok(())
     }
 
     /// The interface's name.
@@ -276,4 +281,26 @@ impl Drop for Tap {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// A packet socket for whole frames of one interface.
+fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
+    let index = nix::net::if_::if_nametoindex(interface)?;
+    // Protocol 0: nothing is received before it is bound, so nothing of other interfaces is.
+    let kind = socket2::Type::RAW.nonblocking().cloexec();
+    let socket = socket2::Socket::new(socket2::Domain::PACKET, kind, None)?;
+    // SAFETY: the address is a sockaddr_ll, which a sockaddr_storage has room for.
+    let ((), address) = unsafe {
+        socket2::SockAddr::try_init(|storage, len| {
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            address.sll_family = libc::AF_PACKET as u16;
+            address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            address.sll_ifindex = index as libc::c_int;
+            storage.cast::<libc::sockaddr_ll>().write(address);
+            *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            Ok(())
+        })
+    }?;
+    socket.bind(&address)?;
+    Ok(socket.into())
 }

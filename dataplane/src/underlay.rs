@@ -3,6 +3,10 @@
 // the kernel takes for every option named here (ip(7), ipv6(7), udp(7)).
 #![allow(unsafe_code)]
 
+mod trains;
+
+pub use trains::{Trains, try_trains};
+
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -73,7 +77,8 @@ fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
             .map_err(|e| call("IP_MTU_DISCOVER", e))?;
     }
-    set_option(&socket, libc::SOL_UDP, libc::UDP_GRO, 1).map_err(|e| call("UDP_GRO", e))?;
+    // Without it (Linux before 5.0) every datagram is received by itself: slower, not wrong.
+    let _ = set_gro(&socket, true);
     socket.set_reuse_port(shared).map_err(|e| call("SO_REUSEPORT", e))?;
     for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
@@ -126,6 +131,11 @@ pub fn leaves_through(listen: SocketAddr, peer: SocketAddr, interface: &str) -> 
         Some(listen.ip())
     };
     Ok(source.is_some_and(|source| own.contains(&source)))
+}
+
+/// Receives trains of datagrams as one, or one by one.
+pub fn set_gro(socket: &impl AsFd, on: bool) -> io::Result<()> {
+    set_option(socket, libc::SOL_UDP, libc::UDP_GRO, libc::c_int::from(on))
 }
 
 fn set_option(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {

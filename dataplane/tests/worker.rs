@@ -6,10 +6,11 @@ use ipop_dataplane::addr::Vlan;
 use ipop_dataplane::datagram::segment::SuperFrame;
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::Event;
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::port::PortKind;
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
 use ipop_dataplane::worker::Waiting;
-use pair::{Kind, Peer, SOURCE, Side, TARGET, pair, pair_of};
+use pair::{Kind, Peer, SOURCE, Side, TARGET, pair_of};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -17,6 +18,34 @@ use reference::{guests, reference};
 
 mod pair;
 mod reference;
+
+/// Every test in every mode.
+macro_rules! in_all_modes {
+    ($($test:ident),+ $(,)?) => {
+        in_all_modes!(io_uring IoUring true: $($test)+);
+        in_all_modes!(system_calls Calls true: $($test)+);
+        in_all_modes!(io_uring_without_gso IoUring false: $($test)+);
+        in_all_modes!(system_calls_without_gso Calls false: $($test)+);
+    };
+    ($name:ident $engine:ident $udp_gso:literal: $($test:ident)+) => {
+        mod $name {
+            use super::{EngineChoice, Kind};
+            $(#[test]
+            fn $test() {
+                super::$test(Kind { engine: EngineChoice::$engine, udp_gso: $udp_gso, ..Kind::default() });
+            })+
+        }
+    };
+}
+
+in_all_modes!(
+    every_frame_arrives_as_it_was_and_in_order,
+    every_way_of_waiting_ends_when_a_frame_comes,
+    super_frames_arrive_as_the_same_segments,
+    slices_of_two_lanes_are_not_joined,
+    garbage_is_counted_and_harmless,
+    a_port_that_ends_is_reported,
+);
 
 /// A frame that is nobody's protocol, with its number in it.
 fn plain(len: usize, number: usize) -> Vec<u8> {
@@ -26,11 +55,10 @@ fn plain(len: usize, number: usize) -> Vec<u8> {
     frame
 }
 
-#[test]
-fn every_frame_arrives_as_it_was_and_in_order() {
+fn every_frame_arrives_as_it_was_and_in_order(kind: Kind) {
     let paths = [508, 1232, 1472, 8972].map(|max_datagram| (PortKind::Tap, max_datagram));
     for (port, max_datagram) in paths.into_iter().chain([(PortKind::Packet, 1472)]) {
-        let [a, b] = pair_of(max_datagram, Kind { port, ..Kind::default() });
+        let [a, b] = pair_of(max_datagram, Kind { port, ..kind });
         let mut runner = TestRunner::deterministic();
         let sizes = proptest::collection::vec(
             prop_oneof![3 => 0usize..200, 2 => 1000usize..1500, 1 => 1500usize..9000, 1 => 30_000usize..65_000],
@@ -56,11 +84,10 @@ fn every_frame_arrives_as_it_was_and_in_order() {
     }
 }
 
-#[test]
-fn every_way_of_waiting_ends_when_a_frame_comes() {
+fn every_way_of_waiting_ends_when_a_frame_comes(kind: Kind) {
     for (spin, min_wait) in [(0, 0), (1000, 0), (0, 1000), (200, 200)] {
         let [spin, min_wait] = [spin, min_wait].map(Duration::from_micros);
-        let [a, b] = pair_of(1472, Kind { waiting: Waiting { spin, min_wait }, ..Kind::default() });
+        let [a, b] = pair_of(1472, Kind { waiting: Waiting { spin, min_wait }, ..kind });
         for number in 0..50 {
             a.send(&VnetHeader::default(), &plain(100, number));
             let (_, arrived) = b.receive(Duration::from_secs(5)).unwrap_or_else(|| panic!("{spin:?} {min_wait:?}"));
@@ -71,12 +98,11 @@ fn every_way_of_waiting_ends_when_a_frame_comes() {
     }
 }
 
-#[test]
-fn super_frames_arrive_as_the_same_segments() {
+fn super_frames_arrive_as_the_same_segments(kind: Kind) {
     for (port, max_datagram) in
         [(PortKind::Tap, 1232), (PortKind::Tap, 1472), (PortKind::Tap, 8972), (PortKind::Packet, 1472)]
     {
-        let [a, b] = pair_of(max_datagram, Kind { port, ..Kind::default() });
+        let [a, b] = pair_of(max_datagram, Kind { port, ..kind });
         let mut runner = TestRunner::deterministic();
         for _ in 0..40 {
             let mut guest = guests().new_tree(&mut runner).unwrap().current();
@@ -108,9 +134,8 @@ fn super_frames_arrive_as_the_same_segments() {
 }
 
 /// A peer with several workers numbers its super-frames per lane: equal numbers of two lanes are two super-frames.
-#[test]
-fn slices_of_two_lanes_are_not_joined() {
-    let [a, b] = pair(1472);
+fn slices_of_two_lanes_are_not_joined(kind: Kind) {
+    let [a, b] = pair_of(1472, kind);
     let mut peer = Peer::of(&b);
     let mut runner = TestRunner::deterministic();
     let mut guest = guests().new_tree(&mut runner).unwrap().current();
@@ -139,9 +164,8 @@ fn slices_of_two_lanes_are_not_joined() {
     drop(a);
 }
 
-#[test]
-fn garbage_is_counted_and_harmless() {
-    let [a, b] = pair(1472);
+fn garbage_is_counted_and_harmless(kind: Kind) {
+    let [a, b] = pair_of(1472, kind);
     // Frames that no guest should send.
     a.send(&VnetHeader::default(), &[1, 2, 3]);
     a.send(&VnetHeader { flags: 1, ..VnetHeader::default() }, &plain(100, 1));
@@ -158,9 +182,8 @@ fn garbage_is_counted_and_harmless() {
     assert_eq!((count(Ending::BadSource), count(Ending::BridgeReserved)), (1, 1));
 }
 
-#[test]
-fn a_port_that_ends_is_reported() {
-    let [a, b] = pair(1472);
+fn a_port_that_ends_is_reported(kind: Kind) {
+    let [a, b] = pair_of(1472, kind);
     drop(b);
     let Side { port, worker, events, .. } = a;
     drop(port);

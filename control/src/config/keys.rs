@@ -21,11 +21,16 @@ pub(super) const TOP: &[&str] = &[
     "cpus",
     "spin",
     "min_wait",
+    "io_uring",
+    "offloads",
     "control_socket",
 ];
 
 /// Keys of `port`.
 pub(super) const PORT: &[&str] = &["af_packet"];
+
+/// Keys of `offloads`.
+pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_gso", "udp_gro"];
 
 /// Keys of an entry in `peers`.
 pub(super) const PEER: &[&str] = &["name", "address", "public_key"];

@@ -1,5 +1,6 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
+mod features;
 mod peers;
 mod port;
 mod post;
@@ -31,6 +32,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
+use self::features::Offloads;
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
 use crate::config::Config;
@@ -86,15 +88,14 @@ pub enum GatewayError {
     #[error(transparent)]
     Admin(#[from] AdminError),
     /// A worker did not start.
-    #[error(
-        "worker {lane} cannot start: {error}; io_uring must be allowed (sysctl kernel.io_uring_disabled=0, \
-         no seccomp filter against it) and be that of Linux 6.1 or later"
-    )]
+    #[error("worker {lane} cannot start: {error}{hint}")]
     Worker {
         /// Which.
         lane: u8,
         /// The kernel's answer.
         error: io::Error,
+        /// What may be the matter.
+        hint: &'static str,
     },
     /// A worker had to stop.
     #[error("a worker had to stop: {0} (\"File descriptor in bad state\" means that the TAP device was deleted)")]
@@ -158,6 +159,7 @@ pub struct Gateway {
     trouble: crate::macs::MacStats,
     events: Arc<Events>,
     udp: std::net::UdpSocket,
+    offloads: Offloads,
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
     port: Port,
@@ -237,8 +239,9 @@ impl Gateway {
         // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
         let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
 
-        let port = port::open(&config, tap_mac)?;
+        let mut port = port::open(&config, tap_mac)?;
         let mut sockets = underlay::bind(config.listen, config.workers)?;
+        let offloads = Offloads::try_out(&config, &mut port, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
         let links: Vec<Link> = config
             .peers
@@ -271,6 +274,7 @@ impl Gateway {
             trouble: Default::default(),
             events,
             udp,
+            offloads,
             workers: Vec::new(),
             port,
             config,
@@ -286,10 +290,13 @@ impl Gateway {
                 waiting: gateway.config.waiting,
                 epoch,
                 offloads: gateway.port.offloads(),
+                engine: gateway.config.io_uring,
+                udp_gso: gateway.offloads.udp_gso.is_on(),
             };
             let queue = gateway.port.queues()[lane].try_clone().map_err(call("dup"))?;
-            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone())
-                .map_err(|error| GatewayError::Worker { lane: lane as u8, error })?;
+            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone()).map_err(|error| {
+                GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
+            })?;
             gateway.workers.push(worker);
         }
         // Last: from here on guests' frames come in.
@@ -306,6 +313,7 @@ impl Gateway {
         for warning in &self.config.warnings {
             warn!("{warning}");
         }
+        self.log_features();
         info!(
             "gateway '{name}' {} uid {}: port {port} ({}, MTU {}), UDP {listen}, network {network}, \
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",

@@ -63,9 +63,8 @@ impl Gateway {
                 bridge: self.port.bridge(),
             },
             listen: self.config.listen.to_string(),
-            workers: (0..self.workers.len())
-                .map(|lane| report::WorkerStatus { cpu: self.config.cpus.get(lane).copied() })
-                .collect(),
+            offloads: self.offloads().iter().map(report::Feature::from).collect(),
+            workers: self.worker_status(),
             peers: report::Usage { used: up, of: self.links.len() },
             mac_table: report::Usage { used, of },
             arp_entries: self.resolver.entries().count(),

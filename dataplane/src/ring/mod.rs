@@ -1,4 +1,5 @@
-//! The worker's io_uring: multishot receives into provided buffers, sends and writes from slots.
+//! The worker's io_uring: multishot receives into provided buffers, sends and writes from slots. Where there is no io_uring,
+//! plain system calls stand in for it (`calls.rs`); whoever uses the [`Ring`] does not notice.
 //!
 //! The ring owns the memory of what is in flight. It cannot overflow: completions that can be outstanding are bounded by
 //! the numbers of buffers and slots, and the completion queue is larger than their sum.
@@ -6,30 +7,39 @@
 // slots are boxed and lent out until their completion; the drop order below lets the requests end first.
 #![allow(unsafe_code)]
 
+mod calls;
 mod message;
 mod pool;
+mod queue;
 mod slots;
+mod uring;
 mod waiting;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut};
+use io_uring::{opcode, squeue};
 
 pub(crate) use pool::{BufferPool, Layout};
+pub(crate) use queue::Queue;
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 
+pub use waiting::Waiting;
 use waiting::{Look, Spin};
 
 use crate::addr::PeerId;
 use crate::ending::Ending;
+use crate::feature::{self, EngineChoice};
 use crate::port::PortKind;
 use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tag;
+use calls::Calls;
+use queue::{Completion, Engine};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -52,8 +62,6 @@ const WRITE_SLOTS: u16 = 256;
 const SQ_ENTRIES: u32 = 512;
 /// What does not fit waits in the kernel (`IORING_FEAT_NODROP`).
 const CQ_ENTRIES: u32 = 4096;
-/// include/uapi/linux/io_uring.h
-const IORING_ENTER_GETEVENTS: u32 = 1;
 /// Looking for the rest of a super-frame: its sender is at it.
 const SETTLE: Duration = Duration::from_micros(20);
 
@@ -130,27 +138,17 @@ pub(crate) struct Train {
     pub(crate) segment: usize,
 }
 
-/// How a worker waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Waiting {
-    /// How long it looks for the next frame before it sleeps, at most; it adapts to what that is worth.
-    pub spin: Duration,
-    /// How long it sleeps at least, so that a batch gathers. 0: until the first frame.
-    pub min_wait: Duration,
-}
-
-impl Default for Waiting {
-    fn default() -> Self {
-        Waiting { spin: Duration::from_micros(100), min_wait: Duration::ZERO }
-    }
-}
-
-/// Arrivals that end a sleep before its least time.
-const BATCH: usize = 32;
-
-/// The submission side.
-pub(crate) struct Queue {
-    io: IoUring,
+/// What a ring is made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setup {
+    /// What the port is.
+    pub(crate) port: PortKind,
+    /// How to wait.
+    pub(crate) waiting: Waiting,
+    /// io_uring or system calls.
+    pub(crate) choice: EngineChoice,
+    /// Without it every datagram is a send of its own.
+    pub(crate) gso: bool,
 }
 
 /// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
@@ -191,27 +189,12 @@ pub(crate) struct Ring {
     settle: Spin,
     /// Zero if the kernel does not know it (Linux 6.12).
     min_wait: Duration,
+    /// The kernel refused a train that its datagrams may pass one by one.
+    gso_refused: bool,
+    /// What works, for people.
+    report: feature::Engine,
     /// Writes since the account was last taken: the peer, its frames, and their octets.
     written: Vec<(PeerId, (u64, u64))>,
-}
-
-impl Queue {
-    /// True if the kernel has completions for us, or work to do that makes some.
-    fn has_work(&mut self) -> bool {
-        !self.io.completion().is_empty() || self.io.submission().taskrun()
-    }
-
-    /// # Safety
-    ///
-    /// What the entry points to must stay until its completion.
-    unsafe fn push(&mut self, entry: squeue::Entry, token: Token) -> io::Result<()> {
-        let entry = entry.user_data(token.pack());
-        // SAFETY: the caller's promise.
-        while unsafe { self.io.submission().push(&entry) }.is_err() {
-            self.io.submit()?;
-        }
-        Ok(())
-    }
 }
 
 impl Sender<'_> {
@@ -219,10 +202,22 @@ impl Sender<'_> {
     pub(crate) fn send(&mut self, id: SlotId, to: SocketAddr, segment: Option<u16>) -> io::Result<()> {
         let (number, slot) = self.slots.lend(id);
         let msg = slot.prepare(to, segment);
+        if !self.queue.gso {
+            // Single datagrams too, or they would overtake.
+            let result = slot.send_each(self.queue.underlay);
+            self.queue.done.push_back(Completion::of(Token::Send(number), result));
+            return Ok(());
+        }
         // MSG_DONTWAIT: a full send queue is an error to be counted, not a request that waits and is overtaken.
         let entry = opcode::SendMsg::new(UNDERLAY, msg).flags(libc::MSG_DONTWAIT as u32).build();
         // SAFETY: the slot is lent, so nobody reaches it until the completion; it is boxed, and it holds its buffers.
-        unsafe { self.queue.push(entry, Token::Send(number)) }
+        unsafe {
+            match &mut self.queue.engine {
+                Engine::Uring(_) => self.queue.push(entry, Token::Send(number))?,
+                Engine::Calls(calls) => calls.send(number, msg),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -233,32 +228,47 @@ impl Writer<'_> {
         let (iovecs, count) = slot.iovecs();
         let entry = opcode::Writev::new(PORT, iovecs, count).build();
         // SAFETY: as for a send.
-        unsafe { self.queue.push(entry, Token::Write(number)) }
+        unsafe {
+            match &mut self.queue.engine {
+                Engine::Uring(_) => self.queue.push(entry, Token::Write(number))?,
+                Engine::Calls(calls) => calls.write(number, iovecs, count),
+            }
+        }
+        Ok(())
     }
 }
 
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
-    pub(crate) fn new(
-        kind: PortKind,
-        [port, underlay, stop]: [BorrowedFd<'_>; 3],
-        waiting: Waiting,
-    ) -> io::Result<Ring> {
-        let io = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            // A flag in shared memory says that there is work, so looking for it takes no system call.
-            .setup_taskrun_flag()
-            .setup_cqsize(CQ_ENTRIES)
-            .build(SQ_ENTRIES)?;
-        io.submitter().register_files(&[port.as_raw_fd(), underlay.as_raw_fd(), stop.as_raw_fd()])?;
-        let port_pool = register_pool(&io, PORT_GROUP)?;
-        let underlay_pool = register_pool(&io, UNDERLAY_GROUP)?;
-        let min_wait = if io.params().is_feature_min_timeout() { waiting.min_wait } else { Duration::ZERO };
+    pub(crate) fn new(files: [BorrowedFd<'_>; 3], setup: Setup) -> io::Result<Ring> {
+        let Setup { port, waiting, choice, gso } = setup;
+        let files = files.map(|file| file.as_raw_fd());
+        let opened = match choice {
+            EngineChoice::Calls => Err("switched off in the config".to_owned()),
+            _ => uring::open(&files, [PORT_GROUP, UNDERLAY_GROUP]),
+        };
+        let mut spin = waiting.spin;
+        let mut min_wait = Duration::ZERO;
+        let (engine, [port_pool, underlay_pool], report) = match opened {
+            Ok(uring::Opened { io, pools, features }) => {
+                if io.params().is_feature_min_timeout() {
+                    min_wait = waiting.min_wait;
+                }
+                (Engine::Uring(io), pools, feature::Engine { no_io_uring: None, features })
+            }
+            Err(reason) if choice == EngineChoice::IoUring => return Err(io::Error::other(reason)),
+            Err(reason) => {
+                // Nothing says that there is work but a system call, so there is nothing to look at.
+                spin = Duration::ZERO;
+                let report = feature::Engine { no_io_uring: Some(reason), features: Vec::new() };
+                let pools = [BufferPool::new(ONE_EACH)?, BufferPool::new(ONE_EACH)?];
+                (Engine::Calls(Calls::new(port, files)), pools, report)
+            }
+        };
         let mut ring = Ring {
-            queue: Queue { io },
+            queue: Queue { engine, done: VecDeque::with_capacity(CQ_ENTRIES as usize), underlay: files[1], gso },
             receive: multishot_header(NAME_LEN, CONTROL_LEN),
-            port_receive: (kind == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
+            port_receive: (port == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
             stop_value: Box::new(0),
             port_pool,
             underlay_pool,
@@ -269,10 +279,12 @@ impl Ring {
             refusals: Vec::with_capacity(usize::from(SEND_SLOTS + WRITE_SLOTS)),
             port_armed: false,
             underlay_armed: false,
-            port_multishot: true,
-            spin: Spin::new(waiting.spin),
-            settle: Spin::new(SETTLE),
+            port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
+            settle: Spin::new(if spin.is_zero() { spin } else { SETTLE }),
+            spin: Spin::new(spin),
             min_wait,
+            gso_refused: false,
+            report,
             written: Vec::with_capacity(usize::from(WRITE_SLOTS)),
         };
         let read = opcode::Read::new(STOP, std::ptr::from_mut(&mut *ring.stop_value).cast(), 8).build();
@@ -296,6 +308,9 @@ impl Ring {
 
     /// Waits for an arrival or a completion unless there is an arrival already: looks for a while, then sleeps.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
+        if let Engine::Calls(_) = self.queue.engine {
+            return self.receive_by_calls(self.waiting_arrivals() == 0);
+        }
         if self.waiting_arrivals() > 0 {
             return Ok(());
         }
@@ -308,17 +323,7 @@ impl Ring {
         if spin.look(|| queue.has_work()) == Look::Found {
             return self.submit_now();
         }
-        let io = &self.queue.io;
-        let result = if self.min_wait.is_zero() {
-            io.submit_and_wait(1)
-        } else {
-            let args = SubmitArgs::new().min_wait_usec(self.min_wait.as_micros() as u32);
-            io.submitter().submit_with_args(BATCH, &args)
-        };
-        match result {
-            Err(e) if ![Some(libc::EINTR), Some(libc::ETIME)].contains(&e.raw_os_error()) => return Err(e),
-            _ => {}
-        }
+        self.queue.sleep(self.min_wait)?;
         self.spin.slept(begin.elapsed());
         self.reap()
     }
@@ -327,7 +332,9 @@ impl Ring {
     /// False if nothing has come.
     pub(crate) fn settle(&mut self) -> io::Result<bool> {
         self.submit_now()?;
-        if self.waiting_arrivals() == 0 {
+        if let Engine::Calls(_) = self.queue.engine {
+            self.receive_by_calls(false)?;
+        } else if self.waiting_arrivals() == 0 {
             let Ring { queue, settle, .. } = self;
             let look = settle.look(|| queue.has_work());
             settle.tried(look);
@@ -338,14 +345,18 @@ impl Ring {
 
     /// Submits everything now and takes back the slots that are done: for when the slots have run out in mid-batch.
     pub(crate) fn submit_now(&mut self) -> io::Result<()> {
-        let pending = self.queue.io.submission().len() as u32;
-        // Deferred work runs only in a call that asks for completions, also when none is waited for.
-        // SAFETY: no argument is passed; `pending` entries are in the queue, and what they point to is kept (`Queue::push`).
-        match unsafe { self.queue.io.submitter().enter::<libc::sigset_t>(pending, 0, IORING_ENTER_GETEVENTS, None) } {
-            Err(e) if e.raw_os_error() != Some(libc::EINTR) => return Err(e),
-            _ => {}
-        }
+        self.queue.submit()?;
         self.reap()
+    }
+
+    /// What works, for people.
+    pub(crate) fn report(&self) -> &feature::Engine {
+        &self.report
+    }
+
+    /// True once the kernel has refused a train whose datagrams it may take one by one, as they leave from then on.
+    pub(crate) fn gso_refused(&self) -> bool {
+        self.gso_refused
     }
 
     /// The next arrival of the batch. A buffer that it names has one reference, which the caller releases.
@@ -429,6 +440,9 @@ impl Ring {
     }
 
     fn arm(&mut self) -> io::Result<()> {
+        if let Engine::Calls(_) = self.queue.engine {
+            return Ok(());
+        }
         if !self.port_armed && self.port_pool.has_free() {
             let entry = if let Some(receive) = &self.port_receive {
                 opcode::RecvMsgMulti::new(PORT, &**receive, PORT_GROUP).build()
@@ -457,18 +471,15 @@ impl Ring {
 
     fn reap(&mut self) -> io::Result<()> {
         // Copied out one by one, since handling a completion needs the whole ring.
-        while let Some(entry) = { self.queue.io.completion().next() } {
-            self.complete(&entry)?;
+        while let Some(completion) = self.queue.next_completion() {
+            self.complete(completion)?;
         }
         Ok(())
     }
 
-    fn complete(&mut self, entry: &cqueue::Entry) -> io::Result<()> {
-        let result = entry.result();
-        let more = cqueue::more(entry.flags());
-        let buffer = cqueue::buffer_select(entry.flags());
-        let open = cqueue::buffer_more(entry.flags());
-        match Token::unpack(entry.user_data()) {
+    fn complete(&mut self, completion: Completion) -> io::Result<()> {
+        let Completion { token, result, buffer, more, open } = completion;
+        match token {
             Token::PortRead => {
                 self.port_armed &= more;
                 match (result, buffer) {
@@ -507,6 +518,12 @@ impl Ring {
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);
+                let mut result = result;
+                if result == -libc::EIO && slot.is_train() {
+                    // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so again.
+                    (self.queue.gso, self.gso_refused) = (false, true);
+                    result = slot.send_each(self.queue.underlay);
+                }
                 if result < 0 {
                     let (peer, frames) = (slot.peer, slot.frames);
                     self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
@@ -534,63 +551,12 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        let Engine::Uring(io) = &self.queue.engine else { return };
         // Closing the descriptor ends requests some time later; this waits until none can write to our memory.
-        let _ = self.queue.io.submitter().register_sync_cancel(None, CancelBuilder::any());
+        let _ = io.submitter().register_sync_cancel(None, CancelBuilder::any());
         // The kernel tears a ring down in the background and would keep the TAP alive meanwhile.
-        let _ = self.queue.io.submitter().unregister_files();
+        let _ = io.submitter().unregister_files();
     }
-}
-
-/// `struct io_uring_buf_reg` as of Linux 6.18 (include/uapi/linux/io_uring.h); the crate does not know `min_left`.
-#[repr(C)]
-struct BufferRegistration {
-    address: u64,
-    entries: u32,
-    group: u16,
-    flags: u16,
-    min_left: u32,
-    reserved: [u32; 5],
-}
-
-/// Makes a pool and registers it: messages back to back if the kernel can, else a buffer for each.
-fn register_pool(io: &IoUring, group: u16) -> io::Result<BufferPool> {
-    let back_to_back = BufferPool::new(BACK_TO_BACK)?;
-    match register(io, group, &back_to_back) {
-        Ok(()) => Ok(back_to_back),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let one_each = BufferPool::new(ONE_EACH)?;
-            register(io, group, &one_each)?;
-            Ok(one_each)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-fn register(io: &IoUring, group: u16, pool: &BufferPool) -> io::Result<()> {
-    // include/uapi/linux/io_uring.h
-    const IORING_REGISTER_PBUF_RING: libc::c_uint = 22;
-    const IOU_PBUF_RING_INC: u16 = 2;
-    let layout = pool.layout();
-    let registration = BufferRegistration {
-        address: pool.address(),
-        entries: u32::from(layout.count),
-        group,
-        flags: if layout.min_left > 0 { IOU_PBUF_RING_INC } else { 0 },
-        min_left: layout.min_left as u32,
-        reserved: [0; 5],
-    };
-    // SAFETY: the kernel reads one such struct; the address is that of a live page-aligned map of so many entries, owned
-    // by the pool, which stands beside `io` in `Ring` and is dropped after it.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            io.as_raw_fd(),
-            IORING_REGISTER_PBUF_RING,
-            std::ptr::from_ref(&registration),
-            1,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// For a multishot receive, which reads only the two lengths of it: how much room each buffer has for a name and for

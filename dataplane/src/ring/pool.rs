@@ -69,6 +69,8 @@ pub(crate) struct BufferPool {
     data: Map,
     layout: Layout,
     tail: u16,
+    /// Where system calls take the next entry from; io_uring has a head of its own in the kernel.
+    head: u16,
     states: Vec<State>,
     /// Buffers that the kernel is done with and that somebody holds a part of.
     held: usize,
@@ -83,6 +85,7 @@ impl BufferPool {
             data: Map::new(count * layout.len)?,
             layout,
             tail: 0,
+            head: 0,
             states: (0..count).map(|_| State::default()).collect(),
             held: 0,
         };
@@ -121,6 +124,25 @@ impl BufferPool {
             self.held += 1;
         }
         at
+    }
+
+    /// For the engine without io_uring, which stands in for the kernel: number and address of the buffer to fill after
+    /// `skip` others. `None` if there are not so many.
+    pub(super) fn vacant(&self, skip: u16) -> Option<(u16, *mut u8)> {
+        if skip >= self.tail.wrapping_sub(self.head) {
+            return None;
+        }
+        let slot = usize::from(self.head.wrapping_add(skip) & (self.layout.count - 1));
+        // SAFETY: `slot` is below `count`, so the entry lies inside the map, and `hand_over` has filled it in.
+        let buffer = unsafe { (*self.entries.at.as_ptr().cast::<BufRingEntry>().add(slot)).bid() };
+        // SAFETY: buffers lie inside the map.
+        Some((buffer, unsafe { self.data.at.as_ptr().add(usize::from(buffer) * self.layout.len) }))
+    }
+
+    /// For the same: the first `count` of the vacant buffers are filled.
+    pub(super) fn filled(&mut self, count: u16) {
+        debug_assert!(count <= self.tail.wrapping_sub(self.head));
+        self.head = self.head.wrapping_add(count);
     }
 
     /// One more holder of a part of the buffer.
@@ -246,6 +268,21 @@ mod tests {
         assert_eq!(pool.bytes_mut(0, 10..20).len(), 10);
         pool.retain(0);
         pool.bytes_mut(0, 10..11);
+    }
+
+    #[test]
+    fn vacant_buffers_are_taken_in_the_order_they_came_back() {
+        let mut pool = pool(0);
+        let number = |pool: &BufferPool, skip| pool.vacant(skip).map(|(buffer, _)| buffer);
+        assert_eq!([0, 1, 2].map(|skip| number(&pool, skip)), [Some(0), Some(1), None]);
+        pool.filled(2);
+        pool.received(0, 1, false);
+        pool.received(1, 1, false);
+        assert_eq!(number(&pool, 0), None);
+        pool.release(1);
+        assert_eq!([0, 1].map(|skip| number(&pool, skip)), [Some(1), None]);
+        pool.release(0);
+        assert_eq!(number(&pool, 1), Some(0));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::os::fd::RawFd;
 
 use zerocopy::byteorder::network_endian::U16;
 use zerocopy::{FromBytes, IntoBytes};
@@ -84,6 +85,8 @@ pub(crate) struct SendSlot {
     scratch: Box<[u8]>,
     used: usize,
     buffers: Vec<u16>,
+    /// Size of the datagrams, if there is more than one.
+    segment: Option<u16>,
     /// Octets in all iovecs.
     pub(crate) len: usize,
     /// Peer that it goes to and frames in it, for the account when the send fails.
@@ -105,6 +108,7 @@ impl SendSlot {
             scratch: vec![0; MAX_TRAIN].into_boxed_slice(),
             used: 0,
             buffers: Vec::with_capacity(SEND_IOVECS),
+            segment: None,
             len: 0,
             peer: crate::addr::PeerId(0),
             frames: 0,
@@ -159,6 +163,7 @@ impl SendSlot {
 
     /// Fills in the message header: destination, and the size of the datagrams if there is more than one.
     pub(super) fn prepare(&mut self, to: SocketAddr, segment: Option<u16>) -> *const libc::msghdr {
+        self.segment = segment;
         let to = socket2::SockAddr::from(to);
         // SAFETY: a sockaddr_storage has room for every address, and `to` is a different object.
         unsafe {
@@ -189,6 +194,44 @@ impl SendSlot {
             self.msg.msg_control = self.control.as_mut_ptr().cast();
         }
         &self.msg
+    }
+
+    /// True if the slot was prepared to leave as several datagrams.
+    pub(super) fn is_train(&self) -> bool {
+        self.segment.is_some()
+    }
+
+    /// Sends what was prepared, now, and each datagram by itself: for a kernel or a path without UDP GSO. A result as of
+    /// sendmsg(2), the last error as a negative number if there was one.
+    pub(super) fn send_each(&self, socket: RawFd) -> i32 {
+        let segment = self.segment.map_or(self.len, usize::from).max(1);
+        let mut result = 0;
+        for start in (0..self.len).step_by(segment) {
+            let (iovecs, count) = self.part(start..(start + segment).min(self.len));
+            let mut msg = self.msg;
+            (msg.msg_iov, msg.msg_iovlen) = (iovecs.as_ptr().cast_mut(), count);
+            (msg.msg_control, msg.msg_controllen) = (std::ptr::null_mut(), 0);
+            // SAFETY: name and octets are the slot's or in buffers that it holds, `iovecs` is on the stack.
+            if unsafe { libc::sendmsg(socket, &msg, libc::MSG_DONTWAIT) } < 0 {
+                result = -nix::errno::Errno::last_raw();
+            }
+        }
+        result
+    }
+
+    /// Where the octets of a range lie, and in how many places.
+    fn part(&self, range: Range<usize>) -> ([libc::iovec; SEND_IOVECS], usize) {
+        let (mut iovecs, mut count, mut at) = ([NO_IOVEC; SEND_IOVECS], 0, 0);
+        for whole in &self.iovecs[..self.iovec_count] {
+            let (from, to) = (range.start.max(at), range.end.min(at + whole.iov_len));
+            if from < to {
+                let iov_base = whole.iov_base.cast::<u8>().wrapping_add(from - at).cast();
+                iovecs[count] = libc::iovec { iov_base, iov_len: to - from };
+                count += 1;
+            }
+            at += whole.iov_len;
+        }
+        (iovecs, count)
     }
 
     /// Empties the slot and lets go of its buffers.
@@ -285,5 +328,36 @@ impl WriteSlot {
             pool.release(buffer);
         }
         (self.iovec_count, self.len, self.merged) = (0, 0, (0, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_train_can_leave_datagram_by_datagram() {
+        let receiver = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        receiver.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut pool = BufferPool::new(super::super::pool::Layout { count: 2, len: 4096, min_left: 0 }).unwrap();
+        pool.received(0, 4096, false);
+        let mut slot = SendSlot::new();
+        // Datagrams of 100 octets end inside of what is gathered, and where it ends.
+        slot.append_copy(&[1; 150]);
+        slot.append_buffer(&pool, 0, 0..50);
+        slot.append_copy(&[2; 30]);
+        slot.prepare(receiver.local_addr().unwrap(), Some(100));
+        assert!(slot.is_train());
+        assert_eq!(slot.send_each(std::os::fd::AsRawFd::as_raw_fd(&sender)), 0);
+        let mut arrived = Vec::new();
+        for len in [100, 100, 30] {
+            let mut buffer = [0xff; 200];
+            assert_eq!(receiver.recv(&mut buffer).unwrap(), len);
+            arrived.extend_from_slice(&buffer[..len]);
+        }
+        assert_eq!(arrived, [&[1u8; 150][..], &[0; 50], &[2; 30]].concat());
+        assert_eq!(slot.send_each(-1), -libc::EBADF);
+        slot.clear(&mut pool);
     }
 }

@@ -8,6 +8,21 @@
 
 use std::time::{Duration, Instant};
 
+/// How a worker waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// How long it looks for the next frame before it sleeps, at most; it adapts to what that is worth.
+    pub spin: Duration,
+    /// How long it sleeps at least, so that a batch gathers. 0: until the first frame.
+    pub min_wait: Duration,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting { spin: Duration::from_micros(100), min_wait: Duration::ZERO }
+    }
+}
+
 /// Where growing begins.
 const START: Duration = Duration::from_micros(10);
 /// One look at the flag takes some nanoseconds; a pause as long as this means that somebody else had the processor.

@@ -18,13 +18,14 @@ use nix::sys::eventfd::EventFd;
 use crate::addr::PeerId;
 use crate::ending::{Counters, Ending, PeerCounters, bump};
 use crate::event::{Event, Events};
+use crate::feature::{Engine, EngineChoice};
 use crate::forward::Learn;
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
 use crate::port::{self, PortKind};
 
-use crate::ring::{Arrival, Ring};
+use crate::ring::{Arrival, Ring, Setup};
 
 pub use crate::ring::Waiting;
 
@@ -53,6 +54,16 @@ pub struct WorkerConfig {
     pub epoch: Instant,
     /// What the port can do.
     pub offloads: Offloads,
+    /// io_uring or system calls.
+    pub engine: EngineChoice,
+    /// Trains of datagrams are sent as one (UDP GSO).
+    pub udp_gso: bool,
+}
+
+impl WorkerConfig {
+    fn io(&self) -> Setup {
+        Setup { port: self.port, waiting: self.waiting, choice: self.engine, gso: self.udp_gso }
+    }
 }
 
 /// What a worker counts.
@@ -63,6 +74,8 @@ pub struct WorkerStats {
     pub peers: Box<[CachePadded<PeerCounters>]>,
     /// Learn events that did not fit the queue to the control thread. The frames went on.
     pub learn_lost: std::sync::atomic::AtomicU64,
+    /// UDP GSO was refused on the way to some peer, and is not used any more.
+    pub gso_refused: AtomicBool,
 }
 
 impl WorkerStats {
@@ -71,6 +84,7 @@ impl WorkerStats {
             counters: Counters::default(),
             peers: (0..peers).map(|_| CachePadded::default()).collect(),
             learn_lost: Default::default(),
+            gso_refused: Default::default(),
         }
     }
 }
@@ -81,6 +95,8 @@ pub struct Worker {
     pub stats: Arc<WorkerStats>,
     /// Where it fetches the table of peers.
     pub mailbox: Arc<Mailbox<PeerTable>>,
+    /// How it reads and writes.
+    pub engine: Engine,
     thread: Option<JoinHandle<()>>,
     stop: Arc<EventFd>,
     stopping: Arc<AtomicBool>,
@@ -96,7 +112,7 @@ pub struct Shared {
 }
 
 impl Worker {
-    /// Starts a worker on a queue of the port and a socket; returns when its ring works, or with the reason why not.
+    /// Starts a worker on a queue of the port and a socket; returns when its engine works, or with the reason why not.
     pub fn spawn(
         config: WorkerConfig,
         port: OwnedFd,
@@ -118,16 +134,16 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    let files = [port.as_fd(), underlay.as_fd(), stop.as_fd()];
-                    Ring::new(config.port, files, config.waiting)
+                    Ring::new([port.as_fd(), underlay.as_fd(), stop.as_fd()], config.io())
                 };
                 let ring = match begin() {
                     Ok(ring) => ring,
                     Err(error) => return ready.send(Err(error)).unwrap_or(()),
                 };
+                let engine = ring.report().clone();
                 let events = shared.events.clone();
                 let mut state = State::new(&config, ring, port.as_fd(), shared, stats, mailbox, table);
-                let _ = ready.send(Ok(()));
+                let _ = ready.send(Ok(engine));
                 // A panic here is a defect. It must not leave a gateway behind that looks alive and moves nothing.
                 let run = std::panic::AssertUnwindSafe(|| state.run().map_err(|error| error.to_string()));
                 let ended = std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()));
@@ -147,7 +163,7 @@ impl Worker {
             }
         })?;
         match started.recv() {
-            Ok(Ok(())) => Ok(Worker { stats, mailbox, thread: Some(thread), stop, stopping }),
+            Ok(Ok(engine)) => Ok(Worker { stats, mailbox, engine, thread: Some(thread), stop, stopping }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other("the worker thread ended before it began")),
         }
@@ -356,6 +372,9 @@ impl<'a> State<'a> {
                 (false, _) => Ending::SendUnreachable,
             };
             stats.counters.add(ending, refusal.frames);
+        }
+        if ring.gso_refused() {
+            stats.gso_refused.store(true, Relaxed);
         }
     }
 }

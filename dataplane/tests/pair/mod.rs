@@ -17,6 +17,7 @@ use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Events, Wake};
+use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
@@ -53,11 +54,19 @@ pub struct Kind {
     pub port: PortKind,
     pub offloads: Offloads,
     pub waiting: Waiting,
+    pub engine: EngineChoice,
+    pub udp_gso: bool,
 }
 
 impl Default for Kind {
     fn default() -> Self {
-        Kind { port: PortKind::Tap, offloads: Offloads::ALL, waiting: Waiting::default() }
+        Kind {
+            port: PortKind::Tap,
+            offloads: Offloads::ALL,
+            waiting: Waiting::default(),
+            engine: EngineChoice::IoUring,
+            udp_gso: true,
+        }
     }
 }
 
@@ -96,7 +105,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let Kind { port: port_kind, offloads, waiting } = kind;
+        let Kind { port: port_kind, offloads, waiting, engine, udp_gso } = kind;
         let config = WorkerConfig {
             lane: 0,
             cpu: None,
@@ -106,10 +115,12 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             waiting,
             epoch: Instant::now(),
             offloads,
+            engine,
+            udp_gso,
         };
         let shared = Shared { macs, events: events.clone() };
         let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("io_uring is needed"), events });
+        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
     }
     sides.try_into().ok().expect("two sides")
 }

@@ -1,6 +1,6 @@
 //! The reports of a gateway as tables for people.
 
-use ipop_control::report::{Arp, Macs, Peers, PortKind, PortStatus, Rpc, Status, drop_reason};
+use ipop_control::report::{Arp, Feature, Macs, Peers, PortKind, PortStatus, Rpc, Status, WorkerStatus, drop_reason};
 
 /// `ipop status`.
 pub(crate) fn status(s: &Status) -> String {
@@ -14,7 +14,11 @@ pub(crate) fn status(s: &Status) -> String {
     line("listen", format!("UDP {}, network {}", s.listen, s.network));
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
-    line("workers", format!("{} ({})", s.workers.len(), cpus.join(", ")));
+    let mut engines: Vec<String> = s.workers.iter().map(engine).collect();
+    engines.dedup();
+    line("workers", format!("{} ({}), {}", s.workers.len(), cpus.join(", "), engines.join("; ")));
+    let offloads: Vec<String> = s.offloads.iter().map(feature).collect();
+    line("offloads", offloads.join(", "));
     line("peers", format!("{} of {} up", s.peers.used, s.peers.of));
     line("tables", format!("{} of {} MACs, {} ARP and ND entries", s.mac_table.used, s.mac_table.of, s.arp_entries));
 
@@ -49,6 +53,23 @@ fn port(port: &PortStatus) -> String {
         (PortKind::AfPacket, _) => format!("{state}AF_PACKET on {}", port.name),
     };
     format!("{what}, {mtu}, {}", port.mac)
+}
+
+/// "io_uring" and what it lacks, or what there is instead.
+fn engine(w: &WorkerStatus) -> String {
+    let mut text = w.engine.clone();
+    if let Some(reason) = &w.no_io_uring {
+        text += &format!(" (io_uring: {reason})");
+    }
+    for missing in w.features.iter().filter(|feature| !feature.on) {
+        text += &format!(", {}", feature(missing));
+    }
+    text
+}
+
+fn feature(f: &Feature) -> String {
+    let reason = f.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
+    format!("{} {}{reason}", f.name, if f.on { "on" } else { "off" })
 }
 
 fn counters(out: &mut String, stats: &impl serde::Serialize) {
@@ -187,6 +208,19 @@ mod tests {
         let rows = vec![vec!["a".into(), "long cell".into(), "x".into()], vec!["abc".into(), "b".into(), "y".into()]];
         assert_eq!(table(&["ONE", "TWO", "3"], rows, ""), "ONE  TWO        3\na    long cell  x\nabc  b          y\n");
         assert_eq!(table(&["ONE"], vec![], "none"), "none\n");
+    }
+
+    #[test]
+    fn what_is_off_has_a_reason() {
+        let off = Feature { name: "multishot_read".into(), on: false, reason: Some("Invalid argument".into()) };
+        let on = Feature { name: "tso".into(), on: true, reason: None };
+        assert_eq!(feature(&on), "tso on");
+        let mut status =
+            WorkerStatus { cpu: Some(1), engine: "io_uring".into(), no_io_uring: None, features: vec![on, off] };
+        assert_eq!(engine(&status), "io_uring, multishot_read off (Invalid argument)");
+        (status.engine, status.features) = ("system calls".into(), vec![]);
+        status.no_io_uring = Some("Operation not permitted".into());
+        assert_eq!(engine(&status), "system calls (io_uring: Operation not permitted)");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod bulk;
 mod datagrams;
+mod engines;
 mod flood;
 mod frames;
 mod interface;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         interface::TESTS,
         jumbo::TESTS,
         datagrams::TESTS,
+        engines::TESTS,
         moves::TESTS,
         services::TESTS,
         reach::TESTS,

@@ -1,0 +1,44 @@
+//! Switches: what the kernel may be asked for.
+
+use serde_json::{Map, Value};
+
+use super::{ConfigError, Keys, keys};
+
+/// What the kernel may be asked for, if it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OffloadSwitches {
+    /// TCP super-frames between the kernel and the port.
+    pub tso: bool,
+    /// UDP super-frames between the kernel and the port.
+    pub uso: bool,
+    /// Trains of datagrams that are sent as one.
+    pub udp_gso: bool,
+    /// Trains of datagrams that are received as one.
+    pub udp_gro: bool,
+}
+
+impl Keys<'_> {
+    pub(super) fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
+        match self.object.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(other) => Err(self.error(key, format!("is {other}; true or false is allowed"))),
+        }
+    }
+
+    pub(super) fn offloads(&self) -> Result<OffloadSwitches, ConfigError> {
+        let none = Map::new();
+        let object = match self.object.get("offloads") {
+            None => &none,
+            Some(Value::Object(object)) => object,
+            Some(other) => {
+                let message = format!("is {other}; an object of switches is allowed, such as {{ \"tso\": false }}");
+                return Err(self.error("offloads", message));
+            }
+        };
+        let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
+        keys.check_names(keys::OFFLOADS)?;
+        let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
+        Ok(OffloadSwitches { tso: on("tso")?, uso: on("uso")?, udp_gso: on("udp_gso")?, udp_gro: on("udp_gro")? })
+    }
+}
