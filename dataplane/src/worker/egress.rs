@@ -156,7 +156,7 @@ impl Egress {
         };
         let (verdict, learn) = forward::from_port(&context.macs, &parcel.frame, context.now.seconds());
         if let Some(learn) = learn {
-            context.news.learn(learn, context.now);
+            let _ = context.news.learn(learn, context.now);
         }
         if verdict == Verdict::Control {
             // Too large for an event, so no ARP and no neighbour's message that anyone would send.

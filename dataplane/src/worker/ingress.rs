@@ -454,8 +454,10 @@ fn check_frame(
 ) -> Result<(), Ending> {
     let frame = Frame::parse(bytes).map_err(|_| Ending::RecordFrame)?;
     let (verdict, learn) = forward::from_peer(macs, &frame, peer, now.seconds());
-    if let Some(learn) = learn {
-        news.learn(learn, now);
+    match learn {
+        Some(learn) if verdict.is_ok() && learn.known.is_some() => news.learn_move(learn, now, macs),
+        Some(learn) => drop(news.learn(learn, now)),
+        None => {}
     }
     verdict
 }

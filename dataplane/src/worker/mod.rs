@@ -19,7 +19,7 @@ use crate::addr::PeerId;
 use crate::ending::{Counters, Ending, PeerCounters, bump};
 use crate::event::{Event, Events};
 use crate::feature::{Engine, EngineChoice};
-use crate::forward::Learn;
+use crate::forward::{Learn, RateLimit};
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
@@ -34,6 +34,10 @@ use ingress::Ingress;
 
 /// Batches that one batch may grow by, while each of them leaves a super-frame unfinished.
 const SETTLE_ROUNDS: usize = 4;
+
+/// How long a worker waits for the control thread to enter a move, and how often in a second: 2 % of its time at most.
+const MOVE_PATIENCE: std::time::Duration = std::time::Duration::from_millis(2);
+const MOVE_RATE: u64 = 10;
 
 /// What a worker is told at its start.
 #[derive(Debug, Clone)]
@@ -227,6 +231,7 @@ struct News {
     events: Arc<Events>,
     stats: Arc<WorkerStats>,
     pending: bool,
+    moves: RateLimit,
     /// Learn events of this second, by hash: a burst of frames from a new MAC is one event, not one each.
     recent: [u64; 256],
     recent_second: u32,
@@ -238,7 +243,8 @@ impl News {
         self.events.push(event)
     }
 
-    fn learn(&mut self, learn: Learn, now: Now) {
+    /// False if this was told before, or could not be told.
+    fn learn(&mut self, learn: Learn, now: Now) -> bool {
         if self.recent_second != now.seconds() {
             self.recent_second = now.seconds();
             self.recent.fill(0);
@@ -246,12 +252,29 @@ impl News {
         let mark = learn.mark();
         let place = &mut self.recent[(mark >> 56) as usize];
         if *place == mark {
-            return;
+            return false;
         }
         *place = mark;
-        if !self.push(Event::Learn(learn)) {
+        let told = self.push(Event::Learn(learn));
+        if !told {
             bump(&self.stats.learn_lost, 1);
             self.recent[(mark >> 56) as usize] = 0;
+        }
+        told
+    }
+
+    /// Tells of a MAC that has moved from one peer to another, and waits a moment until the table has it: the answer to
+    /// the frame at hand can be back at once, and would go to where the MAC was. Rare, and kept so; nothing is
+    /// overtaken meanwhile.
+    fn learn_move(&mut self, learn: Learn, now: Now, macs: &MacTable) {
+        if !self.learn(learn, now) || !self.moves.allow(now.ms) {
+            return;
+        }
+        self.signal();
+        let begin = Instant::now();
+        while begin.elapsed() < MOVE_PATIENCE && macs.lookup(learn.key).map(|entry| entry.owner) != Some(learn.at) {
+            // The control thread may want this very core.
+            std::thread::yield_now();
         }
     }
 
@@ -281,8 +304,14 @@ impl<'a> State<'a> {
         table: Arc<PeerTable>,
     ) -> State<'a> {
         let peers = table.peers.len();
-        let news =
-            News { events: shared.events, stats: stats.clone(), pending: false, recent: [0; 256], recent_second: 0 };
+        let news = News {
+            events: shared.events,
+            stats: stats.clone(),
+            pending: false,
+            moves: RateLimit::new(MOVE_RATE),
+            recent: [0; 256],
+            recent_second: 0,
+        };
         State {
             context: Context {
                 ring,
