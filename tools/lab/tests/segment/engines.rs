@@ -92,7 +92,7 @@ fn both_sides_off() -> Outcome {
         let said = offloads(&segment, gateway)?;
         ensure(said == expected, || format!("{said:?}"))?;
         let text = segment.daemons[gateway].query("status", false).run()?;
-        ensure(text.contains("tso off (switched off in the config), udp_gso off ("), || text)?;
+        ensure(text.contains("tso off (switched off in the config), uso off ("), || text)?;
     }
     carries(&segment)
 }
