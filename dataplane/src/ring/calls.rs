@@ -18,8 +18,8 @@ use std::ptr;
 use nix::errno::Errno;
 
 use super::pool::BufferPool;
-use super::queue::{Completion, Engine};
-use super::{AUXDATA_LEN, CONTROL_LEN, NAME_LEN, Ring, SEND_SLOTS, Token, WRITE_SLOTS};
+use super::queue::{Completion, Engine, Token};
+use super::{AUXDATA_LEN, CONTROL_LEN, NAME_LEN, Ring, SEND_SLOTS, WRITE_SLOTS};
 use crate::port::PortKind;
 
 /// Frames read from the port before the worker looks at them.

@@ -1,6 +1,21 @@
-//! What the kernel says beside a received datagram or frame: control messages (cmsg(3)) as octets of a buffer.
+//! What the kernel says beside a received datagram or frame: its sender's address and control messages (cmsg(3)), as octets
+//! of a buffer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::wire::tag::Tag;
+
+/// A `sockaddr_in` or `sockaddr_in6` as the kernel wrote it.
+pub(super) fn address(name: &[u8]) -> Option<SocketAddr> {
+    let family = u16::from_ne_bytes(*name.first_chunk()?);
+    let port = u16::from_be_bytes(*name.get(2..)?.first_chunk()?);
+    let ip = match i32::from(family) {
+        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(*name.get(4..)?.first_chunk::<4>()?)),
+        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(*name.get(8..)?.first_chunk::<16>()?)),
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, port))
+}
 
 /// The data of the first message of a kind.
 fn find(mut control: &[u8], level: i32, kind: i32) -> Option<&[u8]> {
@@ -45,6 +60,18 @@ mod tests {
         m.extend_from_slice(data);
         m.resize(m.len().next_multiple_of(8), 0);
         m
+    }
+
+    /// ip(7), ipv6(7): family, port, for IPv6 the flow label, the address.
+    #[test]
+    fn addresses_of_both_families() {
+        let v4 = [&(libc::AF_INET as u16).to_ne_bytes()[..], &5800u16.to_be_bytes(), &[10, 99, 0, 2], &[0; 8]].concat();
+        assert_eq!(address(&v4), "10.99.0.2:5800".parse().ok());
+        let ip: Ipv6Addr = "fd99::2".parse().unwrap();
+        let head = [&(libc::AF_INET6 as u16).to_ne_bytes()[..], &5800u16.to_be_bytes(), &[0; 4]].concat();
+        assert_eq!(address(&[&head[..], &ip.octets(), &[0; 4]].concat()), "[fd99::2]:5800".parse().ok());
+        assert_eq!(address(&[1, 0, 0]), None);
+        assert_eq!(address(&head), None);
     }
 
     #[test]

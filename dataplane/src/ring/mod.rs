@@ -1,8 +1,8 @@
 //! The worker's io_uring: multishot receives into provided buffers, sends and writes from slots. Where there is no io_uring,
 //! plain system calls stand in for it (`calls.rs`); whoever uses the [`Ring`] does not notice.
 //!
-//! The ring owns the memory of what is in flight. It cannot overflow: completions that can be outstanding are bounded by
-//! the numbers of buffers and slots, and the completion queue is larger than their sum.
+//! The ring owns the memory of what is in flight. Completions that do not fit the queue wait in the kernel
+//! (`IORING_FEAT_NODROP`), so none is lost.
 // UNSAFETY: submission entries hold raw pointers. Invariant: they point into slots and pools that this struct owns; the
 // slots are boxed and lent out until their completion; the drop order below lets the requests end first.
 #![allow(unsafe_code)]
@@ -17,7 +17,7 @@ mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ use crate::port::PortKind;
 use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tag;
 use calls::Calls;
-use queue::{Completion, Engine};
+use queue::{Completion, Engine, Token};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -72,38 +72,6 @@ const CONTROL_LEN: usize = 64;
 /// Room for a `struct tpacket_auxdata`, and for the tag that it tells of: the frame follows.
 const AUXDATA_LEN: usize = 40;
 const _: () = assert!(AUXDATA_LEN >= VLAN_TAG_LEN);
-
-/// What a completion is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    PortRead,
-    UnderlayReceive,
-    Stop,
-    Send(u16),
-    Write(u16),
-}
-
-impl Token {
-    fn pack(self) -> u64 {
-        match self {
-            Token::PortRead => 0,
-            Token::UnderlayReceive => 1,
-            Token::Stop => 2,
-            Token::Send(slot) => 3 << 32 | u64::from(slot),
-            Token::Write(slot) => 4 << 32 | u64::from(slot),
-        }
-    }
-
-    fn unpack(data: u64) -> Token {
-        match (data >> 32, data as u16) {
-            (0, 0) => Token::PortRead,
-            (0, 1) => Token::UnderlayReceive,
-            (3, slot) => Token::Send(slot),
-            (4, slot) => Token::Write(slot),
-            _ => Token::Stop,
-        }
-    }
-}
 
 /// What the worker has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -406,7 +374,7 @@ impl Ring {
         let payload = out.payload_data();
         let start = at + payload.as_ptr() as usize - bytes.as_ptr() as usize;
         Some(Train {
-            from: parse_address(out.name_data())?,
+            from: message::address(out.name_data())?,
             range: start..start + payload.len(),
             segment: message::gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
         })
@@ -572,42 +540,4 @@ fn multishot_header(name: usize, control: usize) -> Box<libc::msghdr> {
 /// Results of a read from the port that end neither the port nor the worker.
 fn is_passing(code: i32) -> bool {
     [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
-}
-
-/// A `sockaddr_in` or `sockaddr_in6` as the kernel wrote it.
-fn parse_address(name: &[u8]) -> Option<SocketAddr> {
-    let family = u16::from_ne_bytes(*name.first_chunk()?);
-    let port = u16::from_be_bytes(*name.get(2..)?.first_chunk()?);
-    let ip = match i32::from(family) {
-        libc::AF_INET => IpAddr::V4(Ipv4Addr::from(*name.get(4..)?.first_chunk::<4>()?)),
-        libc::AF_INET6 => IpAddr::V6(Ipv6Addr::from(*name.get(8..)?.first_chunk::<16>()?)),
-        _ => return None,
-    };
-    Some(SocketAddr::new(ip, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens_survive() {
-        for token in
-            [Token::PortRead, Token::UnderlayReceive, Token::Stop, Token::Send(0), Token::Send(63), Token::Write(255)]
-        {
-            assert_eq!(Token::unpack(token.pack()), token);
-        }
-    }
-
-    #[test]
-    fn addresses_of_both_families() {
-        for text in ["10.99.0.2:5800", "[fd99::2]:5800"] {
-            let address: SocketAddr = text.parse().unwrap();
-            let raw = socket2::SockAddr::from(address);
-            // SAFETY: `len` octets of the address are initialised.
-            let bytes = unsafe { std::slice::from_raw_parts(raw.as_ptr().cast::<u8>(), raw.len() as usize) };
-            assert_eq!(parse_address(bytes), Some(address));
-        }
-        assert_eq!(parse_address(&[1, 0, 0]), None);
-    }
 }

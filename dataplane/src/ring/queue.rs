@@ -10,13 +10,44 @@ use std::time::Duration;
 use io_uring::types::SubmitArgs;
 use io_uring::{IoUring, cqueue, squeue};
 
-use super::Token;
 use super::calls::Calls;
 
 /// include/uapi/linux/io_uring.h
 const IORING_ENTER_GETEVENTS: u32 = 1;
 /// Completions that end a sleep before its least time.
 const BATCH: usize = 32;
+
+/// What a completion is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Token {
+    PortRead,
+    UnderlayReceive,
+    Stop,
+    Send(u16),
+    Write(u16),
+}
+
+impl Token {
+    pub(super) fn pack(self) -> u64 {
+        match self {
+            Token::PortRead => 0,
+            Token::UnderlayReceive => 1,
+            Token::Stop => 2,
+            Token::Send(slot) => 3 << 32 | u64::from(slot),
+            Token::Write(slot) => 4 << 32 | u64::from(slot),
+        }
+    }
+
+    pub(super) fn unpack(data: u64) -> Token {
+        match (data >> 32, data as u16) {
+            (0, 0) => Token::PortRead,
+            (0, 1) => Token::UnderlayReceive,
+            (3, slot) => Token::Send(slot),
+            (4, slot) => Token::Write(slot),
+            _ => Token::Stop,
+        }
+    }
+}
 
 /// What a completion says.
 #[derive(Debug, Clone, Copy)]
@@ -145,6 +176,15 @@ mod tests {
     use crate::ring::{Ring, Setup};
 
     /// The way to a peer may lead through a device, or IPsec, that takes datagrams but no trains.
+    #[test]
+    fn tokens_survive() {
+        for token in
+            [Token::PortRead, Token::UnderlayReceive, Token::Stop, Token::Send(0), Token::Send(63), Token::Write(255)]
+        {
+            assert_eq!(Token::unpack(token.pack()), token);
+        }
+    }
+
     #[test]
     fn a_path_that_refuses_trains_gets_datagrams() {
         let (port, _far) = UnixDatagram::pair().unwrap();
