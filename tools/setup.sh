@@ -14,6 +14,12 @@ need() { # <package> <program or absolute path>
     esac || missing+=("$1")
 }
 
+# For the python3 that is found first, or that of the package.
+need_python_module() { # <module>
+    need python3 python3
+    python3 -c "import $1" 2>/dev/null || missing+=("python3-$1")
+}
+
 # What the lab needs: namespaces, containers, traffic; and a linker for the build.
 need_lab() {
     need iproute2 ip

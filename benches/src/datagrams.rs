@@ -2,14 +2,17 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::claims::Claims;
 use ipop_dataplane::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, Outcome, Reassembly, Sender};
 use ipop_dataplane::datagram::record::{self, ChecksumField, FramePrefix, RECORD_HEADER_LEN, Records};
-use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, ReplayWindow};
+use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
 use ipop_dataplane::forward;
 use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
+use ipop_dataplane::session::{Cipher, Freshness, Incoming, KEY_LEN, Key, Outgoing, TAG_LEN};
 use ipop_dataplane::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN, VnetHeader};
 use ipop_dataplane::wire::{Frame, vnet::NEEDS_CSUM};
 use zerocopy::byteorder::network_endian::U32;
@@ -28,34 +31,51 @@ const DHCP_OFFER: usize = 300;
 const DHCP_CLIENT: u16 = 68;
 const SOME_PORT: u16 = 5201;
 
-/// Step (8): whose datagram it is, and whether it is new. The header is written first, as at the sender, because
-/// each may be seen only once.
+/// Step (8) in clear text: whose datagram it is, and whether it is new. The header is written first, as at the sender,
+/// because each may be seen only once.
 pub(crate) fn open() -> Run {
     let peers = (0..PEERS).map(|number| PeerView {
         address: SocketAddr::from(([192, 0, 2, number as u8 + 1], 4789)),
-        their_session: 1,
-        our_session: session_index(PeerId(number), 0xbeef),
+        outgoing: Some(Arc::new(Outgoing::new(1, None, 1))),
+        incoming: vec![Arc::new(Incoming::new(session_index(PeerId(number), 0xbeef), None))],
         up: true,
         max_datagram: ETHERNET_DATAGRAM,
     });
-    let table = PeerTable::new(peers.collect());
+    let table = PeerTable::new(peers.collect(), None);
     let from = table.peers[usize::from(PEERS) - 1].clone();
-    let mut window = ReplayWindow::default();
+    let session = from.incoming[0].session();
     let mut counter = 0;
     let mut datagram = [0; ETHERNET_DATAGRAM];
     Box::new(move || {
         let mut peers = 0;
         for _ in 0..BATCH {
-            let header = DatagramHeader::new(DATA, NETWORK, from.our_session, LANE, counter);
+            let header = DatagramHeader::new(DATA, NETWORK, session, LANE, counter);
             datagram[..DATAGRAM_HEADER_LEN].copy_from_slice(header.as_bytes());
             counter += 1;
-            let (header, body) = DatagramHeader::parse(black_box(&datagram), NETWORK).expect("the header is ours");
+            let (header, _) = DatagramHeader::parse(black_box(&datagram), NETWORK).expect("the header is ours");
             assert!(header.kind() == DATA && header.lane() == LANE);
-            let peer = table.sender(header.session.get(), black_box(from.address)).expect("the peer is known");
-            assert!(window.accept(header.counter()), "it is new");
-            peers += peer.index() as u64 + body.len() as u64;
+            let sender = table.sender(header.session.get(), black_box(from.address));
+            let (peer, incoming) = sender.expect("the peer is known");
+            let (freshness, end) = incoming.open(&header, &mut datagram).expect("it is new");
+            assert!(freshness == Freshness::Newest);
+            peers += peer.index() as u64 + end as u64;
         }
         peers
+    })
+}
+
+/// Steps (5) and (8) with a key: a full datagram is sealed, and opened.
+pub(crate) fn seal_and_open(cipher: Cipher) -> Run {
+    let key = || Some(Key::new(cipher, &[7; KEY_LEN]));
+    let (outgoing, incoming) = (Outgoing::new(9, key(), 1), Incoming::new(9, key()));
+    let mut datagram = vec![0; ETHERNET_DATAGRAM];
+    Box::new(move || {
+        let header = outgoing.next_header(NETWORK, LANE);
+        datagram[..DATAGRAM_HEADER_LEN].copy_from_slice(header.as_bytes());
+        outgoing.seal(black_box(&mut datagram));
+        let (_, end) = incoming.open(&header, black_box(&mut datagram)).expect("it is authentic");
+        assert!(end + TAG_LEN == datagram.len());
+        end as u64
     })
 }
 
@@ -75,7 +95,7 @@ fn walk(table: &MacTable, records: &[u8], out: &mut [u8; VNET_HEADER_LEN]) -> u6
         assert!(record.kind == record::FRAME);
         let (csum, bytes) = record::parse_frame(record.flags, record.body).expect("the checksum lies inside");
         let frame = Frame::parse(bytes).expect("the frame is whole");
-        let (verdict, learn) = forward::from_peer(table, &frame, PeerId(0), macs::NOW);
+        let (verdict, learn) = forward::from_peer(table, &Claims::default(), &frame, PeerId(0), macs::NOW);
         assert!(verdict.is_ok() && learn.is_none());
         out.copy_from_slice(VnetHeader::plain(csum).as_bytes());
         black_box(&mut *out);

@@ -14,6 +14,8 @@ mod parse;
 mod rpc;
 mod super_frames;
 
+use ipop_dataplane::session::Cipher;
+
 pub use frames::{LOCAL, REMOTE, arp_request, plain, tcp, udp};
 pub use super_frames::{ETHERNET_DATAGRAM, JUMBO_DATAGRAM};
 
@@ -65,6 +67,12 @@ pub const FRAME_PATH: &[Workload] = &[
     batch("walk_big_frame", datagrams::walk_big),
     single("reassemble_9000", datagrams::reassemble),
     single("finish_dhcp_checksum", datagrams::finish_checksum),
+];
+
+/// The same where how many instructions it takes depends on the processor, so that only time and allocations are measured.
+pub const SEALED: &[Workload] = &[
+    single("seal_and_open_aes", || datagrams::seal_and_open(Cipher::Aes256Gcm)),
+    single("seal_and_open_chacha", || datagrams::seal_and_open(Cipher::ChaCha20Poly1305)),
 ];
 
 /// What the control thread does for each question and answer. It may allocate.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
-use ipop_dataplane::event::{Event, Events, Wake};
+use ipop_dataplane::claims::Claims;
+use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::forward::{self, Verdict};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner};
 use ipop_dataplane::wire::Frame;
@@ -196,12 +197,12 @@ pub(crate) fn learn_at_worker() -> Run {
             let (_, learn) = forward::from_port(&table, &frame, NOW);
             let learn = learn.expect("its source is new");
             marks ^= learn.mark();
-            assert!(events.push(Event::Learn(learn)));
+            assert!(events.push_learn(learn));
         }
         events.signal();
         events.acknowledge();
-        while let Some(event) = events.pop() {
-            assert!(matches!(event, Event::Learn(_)));
+        while let Some(learn) = events.pop_learn() {
+            marks ^= learn.mark();
         }
         marks
     })
@@ -251,7 +252,7 @@ pub(crate) fn forward_from_peer() -> Run {
         let mut accepted = 0;
         for _ in 0..BATCH {
             let frame = Frame::parse(&black_box(&bytes)[VNET_HEADER_LEN..]).expect("the frame is whole");
-            let (verdict, learn) = black_box(forward::from_peer(&table, &frame, PeerId(0), NOW));
+            let (verdict, learn) = black_box(forward::from_peer(&table, &Claims::default(), &frame, PeerId(0), NOW));
             assert!(verdict.is_ok() && learn.is_none());
             accepted += 1;
         }

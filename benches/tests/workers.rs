@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use ipop_benches::allocations::{self, Counting};
 use ipop_benches::{ETHERNET_DATAGRAM, LOCAL, REMOTE, arp_request, plain, tcp, udp};
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::claims::Claims;
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::feature::EngineChoice;
@@ -20,6 +21,7 @@ use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::port::PortKind;
+use ipop_dataplane::session::{Cipher, Incoming, KEY_LEN, Key, Outgoing};
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::vnet::{self, VNET_HEADER_LEN};
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
@@ -66,8 +68,15 @@ fn side(
     for (mac, owner) in [(home, Owner::Local), (away, Owner::Peer(PeerId(0)))] {
         writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).expect("there is room");
     }
-    let view =
-        PeerView { address: peer, their_session: theirs, our_session: ours, up: true, max_datagram: ETHERNET_DATAGRAM };
+    // Sealed, as it is by default; the same key both ways, since the sessions are not.
+    let key = || Some(Key::new(Cipher::Aes256Gcm, &[7; KEY_LEN]));
+    let view = PeerView {
+        address: peer,
+        outgoing: Some(Arc::new(Outgoing::new(theirs, key(), 1))),
+        incoming: vec![Arc::new(Incoming::new(ours, key()))],
+        up: true,
+        max_datagram: ETHERNET_DATAGRAM,
+    };
     let events = Arc::new(Events::new(Box::new(Nobody)));
     let (port, inner) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).expect("a socket pair");
@@ -85,9 +94,10 @@ fn side(
         offloads: Offloads::ALL,
         engine,
         udp_gso: true,
+        zero_copy: true,
     };
-    let shared = Shared { macs, events: events.clone() };
-    let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
+    let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
+    let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view], None)), || Ok(()));
     Side { port, worker: worker.expect("it starts"), events }
 }
 
@@ -150,7 +160,7 @@ fn round(a: &Side, b: &Side, frames: &[(Vec<u8>, bool)], buffer: &mut [u8]) {
         arrived += part.unwrap_or_else(|| panic!("lost; {:?} {:?}", a.drops(), b.drops())) - UDP_HEADERS;
     }
     for side in [a, b] {
-        while side.events.pop().is_some() {}
+        while side.events.pop().is_some() || side.events.pop_learn().is_some() {}
     }
 }
 

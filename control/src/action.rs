@@ -2,6 +2,7 @@
 
 use ipop_dataplane::addr::PeerId;
 
+use crate::limits::Refusal;
 use crate::rpc::Message;
 
 /// Whom a message or a frame is for.
@@ -22,4 +23,6 @@ pub enum Action {
     Message(To, Message),
     /// Send a frame as data.
     Frame(To, Vec<u8>),
+    /// Count and log a claim that was refused.
+    Refuse(Refusal),
 }

@@ -2,13 +2,20 @@
 //!
 //! `{"command":"status"}` is answered with the structure of [`crate::report`], anything else with `{"error":"…"}`.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde_json::{Value, json};
+
+use crate::config::DEFAULT_CONTROL_SOCKET;
+use crate::confine::User;
 
 /// Clients at a time.
 const MAX_CLIENTS: usize = 32;
@@ -18,7 +25,7 @@ const MAX_REQUEST: usize = 4096;
 const IDLE_MS: u64 = 30_000;
 
 /// What can be asked.
-pub const COMMANDS: &[&str] = &["status", "peers", "macs", "arp", "rpc"];
+pub const COMMANDS: &[&str] = &["status", "peers", "macs", "arp", "rpc", "rekey"];
 
 /// Why there is no control socket, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +65,15 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> AdminError {
     }
 }
 
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The listening socket and its clients.
 pub struct Admin {
-    path: PathBuf,
+    /// Open, so that the socket can be removed whoever may go through the directories above.
+    directory: File,
+    name: OsString,
     listener: UnixListener,
     clients: Vec<Option<Client>>,
     /// Tokens from this one on are clients'.
@@ -85,11 +98,14 @@ impl Admin {
     }
 
     /// Listens on `path`, mode 0660, in the place of a socket that a killed process left. Whoever can connect may take
-    /// the gateway for ready, so this comes last.
-    pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+    /// the gateway for ready, so this comes last. The socket is this user's, but a directory that is made for it, and
+    /// the usual one, are `owner`'s, who has to remove the socket from it in the end.
+    pub fn bind(path: &Path, owner: Option<&User>) -> Result<UnixListener, AdminError> {
         Admin::check(path)?;
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.exists()) {
-            std::fs::create_dir_all(parent).map_err(failed(path))?;
+        let directory = directory_of(path);
+        let made = !directory.exists();
+        if made {
+            std::fs::create_dir_all(directory).map_err(failed(path))?;
         }
         if path.exists() {
             std::fs::remove_file(path).map_err(failed(path))?;
@@ -100,6 +116,11 @@ impl Admin {
         nix::sys::stat::umask(mask);
         let listener = listener?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed(path))?;
+        // Last: a root without CAP_DAC_OVERRIDE could not put it there afterwards.
+        if let Some(owner) = owner.filter(|_| made || path == Path::new(DEFAULT_CONTROL_SOCKET)) {
+            // Where that is not permitted the socket is left in the end, which is said.
+            let _ = nix::unistd::chown(directory, Some(owner.uid), Some(owner.gid));
+        }
         Ok(listener)
     }
 
@@ -113,7 +134,30 @@ impl Admin {
     ) -> io::Result<Admin> {
         registry.register(&mut listener, token, Interest::READABLE)?;
         let clients = (0..MAX_CLIENTS).map(|_| None).collect();
-        Ok(Admin { path: path.to_owned(), listener, clients, first })
+        let directory =
+            File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory_of(path))?;
+        let name = path.file_name().unwrap_or_default().to_owned();
+        Ok(Admin { directory, name, listener, clients, first })
+    }
+
+    /// Where the socket is, which is removed in the end.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// Whether a process with this user's rights, and in no other group, can remove the socket.
+    pub fn can_be_removed_by(&self, user: &User) -> bool {
+        let Ok(found) = self.directory.metadata() else { return false };
+        let (own, group, mode) = (found.uid() == user.uid.as_raw(), found.gid() == user.gid.as_raw(), found.mode());
+        let rights = if own {
+            mode >> 6
+        } else if group {
+            mode >> 3
+        } else {
+            mode
+        };
+        // In a sticky directory only the owner of a file, which is root, may remove it (unlink(2)).
+        rights & 0o3 == 0o3 && (own || mode & libc::S_ISVTX == 0)
     }
 
     /// The listener is readable.
@@ -160,7 +204,7 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = unlinkat(&self.directory, self.name.as_os_str(), UnlinkatFlags::NoRemoveDir);
     }
 }
 
@@ -221,7 +265,8 @@ impl Client {
     }
 }
 
-fn reply_to(line: &[u8], answer: &mut impl FnMut(&str) -> Option<Value>) -> Value {
+/// What one line is answered with; `answer` gives the response to a command, `None` for an unknown one.
+pub fn reply_to(line: &[u8], answer: &mut impl FnMut(&str) -> Option<Value>) -> Value {
     let request: Value = match serde_json::from_slice(line) {
         Ok(request) => request,
         Err(e) => return json!({"error": format!("not JSON: {e}; a request is {{\"command\":\"status\"}}")}),
@@ -247,20 +292,20 @@ mod tests {
         assert_eq!(reply(r#"{"command":"status"}"#), r#"{"ok":1}"#);
         assert!(reply("hello").contains("not JSON"));
         assert!(reply("{}").contains("no \\\"command\\\""));
-        assert!(reply(r#"{"command":"frobnicate"}"#).contains("there are: status, peers, macs, arp, rpc"));
+        assert!(reply(r#"{"command":"frobnicate"}"#).contains("there are: status, peers, macs, arp, rpc, rekey"));
     }
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/ipop.sock");
-        let live = Admin::bind(&path).unwrap();
+        let live = Admin::bind(&path, None).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert!(matches!(Admin::bind(&path), Err(AdminError::InUse(_))));
+        assert!(matches!(Admin::bind(&path, None), Err(AdminError::InUse(_))));
         drop(live);
-        assert!(Admin::bind(&path).is_ok());
+        assert!(Admin::bind(&path, None).is_ok());
         let file = dir.path().join("file");
         std::fs::write(&file, "x").unwrap();
-        assert!(matches!(Admin::bind(&file), Err(AdminError::NotASocket(_))));
+        assert!(matches!(Admin::bind(&file, None), Err(AdminError::NotASocket(_))));
     }
 }

@@ -1,25 +1,30 @@
 //! The config file: strict JSON, flat, IPOP's key names where they exist.
 
+mod confine;
 mod keys;
+mod limits;
 mod offloads;
+mod peers;
 mod port;
+mod security;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::feature::EngineChoice;
-use ipop_dataplane::peers::same_address;
 use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
 
+pub use self::confine::UserChoice;
 pub use self::offloads::OffloadSwitches;
+pub use self::peers::PeerConfig;
 pub use self::port::PortConfig;
 use crate::json::parse_strict;
+use crate::keys::PrivateKey;
 
 /// A checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Name of this gateway, for people.
     pub name: String,
@@ -29,6 +34,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Network identifier, 24 bits.
     pub network: u32,
+    /// The private key of this gateway; `None` for clear text.
+    pub identity: Option<PrivateKey>,
     /// The other gateways.
     pub peers: Vec<PeerConfig>,
     /// Seconds that an answer to an ARP or ND request is good for.
@@ -37,6 +44,8 @@ pub struct Config {
     pub mac_expiry: u32,
     /// Largest number of MAC addresses in the table.
     pub max_macs: usize,
+    /// Addresses that one MAC of this side may have.
+    pub max_addresses_per_mac: usize,
     /// Unknown unicast frames per second and worker that are flooded.
     pub flood_rate: u64,
     /// Number of worker threads.
@@ -51,17 +60,12 @@ pub struct Config {
     pub offloads: OffloadSwitches,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
+    /// Whose rights it keeps once everything is open.
+    pub user: UserChoice,
+    /// It gives up what it does not need any more once everything is open.
+    pub confine: bool,
     /// What a person should know about the file, although it is valid.
     pub warnings: Vec<String>,
-}
-
-/// One of the other gateways.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PeerConfig {
-    /// Name, unique.
-    pub name: String,
-    /// UDP address, unique.
-    pub address: SocketAddr,
 }
 
 /// The place of the control socket unless the config says otherwise.
@@ -102,21 +106,26 @@ impl Config {
         };
         let keys = Keys { file, prefix: String::new(), object: &object };
         let mut warnings = keys.check_names(keys::TOP)?;
-        keys.required_modes(&mut warnings)?;
+        keys.switchmode()?;
+        let identity = keys.identity(&mut warnings)?;
 
         let listen = keys.address("listen")?.ok_or_else(|| {
             keys.error("listen", "is missing: the UDP address of this gateway, such as \"10.99.0.1:5800\"")
         })?;
+        let max_macs = keys.number("max_macs", 65_536, 16..=1 << 20)?.unwrap_or(65_536) as usize;
+        let defaults = keys.peer_defaults(max_macs)?;
         let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
         Ok(Config {
             name: keys.label("name")?.unwrap_or_else(host_name),
             port: keys.port()?,
             listen,
             network: keys.number("network", 0, 0..=0xff_ffff)?.unwrap_or(0) as u32,
-            peers: keys.peers(listen)?,
+            peers: keys.peers(listen, identity.as_ref(), defaults)?,
+            identity,
             arp_expiry: keys.number("arp_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
             mac_expiry: keys.number("mac_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
-            max_macs: keys.number("max_macs", 65_536, 16..=1 << 20)?.unwrap_or(65_536) as usize,
+            max_macs,
+            max_addresses_per_mac: keys.addresses_per_mac()?,
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
             workers,
             cpus: keys.cpus(workers)?,
@@ -128,6 +137,8 @@ impl Config {
             },
             offloads: keys.offloads()?,
             control_socket: keys.socket_path("control_socket")?,
+            user: keys.user()?,
+            confine: keys.switch("confine")?.unwrap_or(true),
             warnings,
         })
     }
@@ -170,35 +181,13 @@ impl Keys<'_> {
         Ok(warnings)
     }
 
-    fn required_modes(&self, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-        self.text("private_key_file")?;
+    fn switchmode(&self) -> Result<(), ConfigError> {
         match self.object.get("switchmode") {
-            Some(Value::Number(n)) if n.as_u64() == Some(1) => {}
+            Some(Value::Number(n)) if n.as_u64() == Some(1) => Ok(()),
             Some(other) => {
-                return Err(
-                    self.error("switchmode", format!("is {other}; only 1 is allowed: this program is a switch"))
-                );
+                Err(self.error("switchmode", format!("is {other}; only 1 is allowed: this program is a switch")))
             }
-            None => return Err(self.error("switchmode", "is missing; write \"switchmode\": 1")),
-        }
-        match self.object.get("sec") {
-            Some(Value::Bool(false)) => {
-                warnings.push(
-                    "\"sec\" is false: frames travel in clear text, and whoever can send from a peer's address is \
-                     that peer. Use it on wires that you trust"
-                        .to_owned(),
-                );
-                if self.object.contains_key("private_key_file") {
-                    warnings.push("\"private_key_file\" is not used while \"sec\" is false".to_owned());
-                }
-                Ok(())
-            }
-            Some(Value::Bool(true)) | None => Err(self.error(
-                "sec",
-                "encrypted links are not there yet in this version; write \"sec\": false to run in clear text on a \
-                 wire that you trust",
-            )),
-            Some(other) => Err(self.error("sec", format!("is {other}; true or false is allowed"))),
+            None => Err(self.error("switchmode", "is missing; write \"switchmode\": 1")),
         }
     }
 
@@ -228,6 +217,12 @@ impl Keys<'_> {
             return Err(self.error(key, format!("is no good name: at most {MAX_NAME} octets, no control characters")));
         }
         Ok(Some(name))
+    }
+
+    /// A file; the name is taken from the directory of the config on, unless it begins with "/".
+    fn file(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+        let directory = Path::new(self.file).parent().unwrap_or(Path::new(""));
+        Ok(self.text(key)?.map(|name| directory.join(name)))
     }
 
     fn socket_path(&self, key: &str) -> Result<PathBuf, ConfigError> {
@@ -310,218 +305,7 @@ impl Keys<'_> {
             None => Err(self.error("cpus", format!("is {value}; a list of core numbers is allowed, such as [0]"))),
         }
     }
-
-    fn peers(&self, listen: SocketAddr) -> Result<Vec<PeerConfig>, ConfigError> {
-        let Some(value) = self.object.get("peers") else {
-            return Err(self.error(
-                "peers",
-                "is missing: a list such as [ { \"name\": \"gw-b\", \"address\": \"10.99.0.2:5800\" } ]",
-            ));
-        };
-        let Value::Array(list) = value else {
-            return Err(self.error("peers", format!("is {value}; a list of objects is allowed")));
-        };
-        if list.len() > PeerId::LIMIT {
-            return Err(self.error("peers", format!("has {} entries; up to {} are allowed", list.len(), PeerId::LIMIT)));
-        }
-        let mut peers: Vec<PeerConfig> = Vec::with_capacity(list.len());
-        for (index, value) in list.iter().enumerate() {
-            let Value::Object(object) = value else {
-                return Err(self.error(&format!("peers[{index}]"), "must be an object with \"name\" and \"address\""));
-            };
-            let keys = Keys { file: self.file, prefix: format!("{}peers[{index}].", self.prefix), object };
-            keys.check_names(keys::PEER)?;
-            keys.text("public_key")?;
-            let name = keys.label("name")?.ok_or_else(|| keys.error("name", "is missing"))?;
-            let address = keys.address("address")?.ok_or_else(|| keys.error("address", "is missing"))?;
-            keys.check_peer(&name, address, listen, &peers)?;
-            peers.push(PeerConfig { name, address });
-        }
-        Ok(peers)
-    }
-
-    fn check_peer(
-        &self,
-        name: &str,
-        address: SocketAddr,
-        listen: SocketAddr,
-        others: &[PeerConfig],
-    ) -> Result<(), ConfigError> {
-        if name == "local" {
-            return Err(self.error("name", "is \"local\", which the tables use for this side"));
-        }
-        if others.iter().any(|other| other.name == name) {
-            return Err(self.error("name", format!("\"{name}\" is there twice; names tell peers apart")));
-        }
-        if let Some(other) = others.iter().find(|other| same_address(other.address, address)) {
-            return Err(self.error("address", format!("{address} is the address of \"{}\" already", other.name)));
-        }
-        if same_address(address, listen) {
-            return Err(self.error("address", format!("{address} is this gateway's own \"listen\" address")));
-        }
-        if address.ip().is_unspecified() {
-            return Err(self.error("address", format!("{} is no host's address", address.ip())));
-        }
-        let both = listen.is_ipv6() && listen.ip().is_unspecified();
-        if listen.is_ipv4() != address.is_ipv4() && !both {
-            let message = format!(
-                "{address} cannot be reached from \"listen\" {listen}: both must be IPv4 or both IPv6 (or listen on [::])"
-            );
-            return Err(self.error("address", message));
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn minimal() -> Value {
-        json!({
-            "switchmode": 1, "sec": false, "listen": "10.99.0.1:5800",
-            "peers": [ { "name": "gw-b", "address": "10.99.0.2:5800" } ]
-        })
-    }
-
-    fn with(key: &str, value: Value) -> Result<Config, ConfigError> {
-        let mut config = minimal();
-        config[key] = value;
-        Config::parse("x.json", &config.to_string())
-    }
-
-    fn message(key: &str, value: Value) -> String {
-        with(key, value).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn the_least_that_is_needed() {
-        let config = Config::parse("x.json", &minimal().to_string()).unwrap();
-        assert_eq!(config.port, PortConfig::Tap { name: "ipop".into(), bridge: None, mtu: None });
-        assert_eq!(config.workers, 1);
-        assert_eq!((config.arp_expiry, config.mac_expiry), (300, 300));
-        assert!(config.warnings[0].contains("clear text"), "{:?}", config.warnings);
-    }
-
-    #[test]
-    fn workers_wait_as_they_are_told() {
-        assert_eq!(with("workers", json!(1)).unwrap().waiting, Waiting::default());
-        let waiting = |key, value| with(key, json!(value)).unwrap().waiting;
-        assert_eq!(waiting("spin", 0), Waiting { spin: Duration::ZERO, ..Waiting::default() });
-        assert_eq!(waiting("min_wait", 50), Waiting { min_wait: Duration::from_micros(50), ..Waiting::default() });
-    }
-
-    #[test]
-    fn a_port_is_a_tap_or_an_interface() {
-        let config = with("port", json!({ "af_packet": "eth1" })).unwrap();
-        assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into() });
-        assert_eq!((config.port.to_string().as_str(), config.port.bridge()), ("AF_PACKET on eth1", None));
-        for (key, value) in [("tap", json!("ipop")), ("bridge", json!("lxcbr0")), ("mtu", json!(1500))] {
-            let mut config = minimal();
-            (config["port"], config[key]) = (json!({ "af_packet": "eth1" }), value);
-            let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
-            assert!(text.starts_with(&format!("x.json: \"{key}\": cannot be there beside \"port\"")), "{text}");
-        }
-    }
-
-    #[test]
-    fn an_error_names_file_key_fault_and_remedy() {
-        let cases = [
-            ("bridge_name", json!("x"), "x.json: \"bridge_name\": is not a key"),
-            ("brigde", json!("x"), "did you mean \"bridge\"?"),
-            ("listen", json!("10.99.0.1"), "such as \"10.99.0.1:5800\""),
-            ("listen", json!("10.99.0.1:0"), "a port from 1 to 65535"),
-            ("arp_expiry", json!(0), "a whole number from 1 to 86400"),
-            ("arp_expiry", json!("300"), "is \"300\""),
-            ("tap", json!("a/b"), "1 to 15 characters"),
-            ("tap", json!("sixteencharacter"), "1 to 15 characters"),
-            ("port", json!("eth1"), "such as { \"af_packet\": \"eth1\" }"),
-            ("port", json!({}), "\"port.af_packet\": is missing"),
-            (
-                "port",
-                json!({ "afpacket": "eth1" }),
-                "\"port.afpacket\": is not a key of this program; did you mean \"af_packet\"?",
-            ),
-            ("port", json!({ "af_packet": "sixteencharacter" }), "\"port.af_packet\": is \"sixteencharacter\""),
-            ("switchmode", json!(0), "only 1 is allowed"),
-            ("sec", json!(true), "write \"sec\": false"),
-            ("sec", json!("no"), "true or false"),
-            ("cpus", json!([0, 1]), "2 cores for 1 workers"),
-            ("spin", json!(1001), "a whole number from 0 to 1000"),
-            ("min_wait", json!(-1), "a whole number from 0 to 1000"),
-            ("io_uring", json!("auto"), "is \"auto\"; true or false is allowed"),
-            ("offloads", json!(false), "an object of switches"),
-            ("offloads", json!({"tso": 0}), "\"offloads.tso\": is 0; true or false"),
-            ("offloads", json!({"udp_gos": false}), "\"offloads.udp_gos\": is not a key of this program; did you mean"),
-            ("offloads", json!({"stun": false}), "\"offloads.stun\": is not a key"),
-            ("peers", json!({}), "a list of objects"),
-            ("peers", json!([{"name": "b"}]), "\"peers[0].address\": is missing"),
-            (
-                "peers",
-                json!([{"name": "b", "adress": "1.1.1.1:1"}]),
-                "\"peers[0].adress\": is not a key of this program; did you mean \"address\"?",
-            ),
-            ("peers", json!([{"name": "b", "address": "10.99.0.1:5800"}]), "own \"listen\" address"),
-            ("peers", json!([{"name": "b", "address": "[fd99::1]:5800"}]), "both must be IPv4 or both IPv6"),
-            (
-                "peers",
-                json!([{"name": "b", "address": "1.1.1.1:1"}, {"name": "b", "address": "1.1.1.2:1"}]),
-                "is there twice",
-            ),
-            (
-                "peers",
-                json!([{"name": "b", "address": "1.1.1.1:1"}, {"name": "c", "address": "1.1.1.1:1"}]),
-                "address of \"b\" already",
-            ),
-        ];
-        for (key, value, expected) in cases {
-            let text = message(key, value.clone());
-            assert!(text.contains(expected), "{key} {value}: {text}");
-            assert!(text.starts_with("x.json: \""), "{text}");
-        }
-    }
-
-    #[test]
-    fn everything_is_on_unless_it_is_off() {
-        let config = Config::parse("x.json", &minimal().to_string()).unwrap();
-        assert_eq!(config.io_uring, EngineChoice::Auto);
-        assert_eq!(config.offloads, OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: true });
-        let choices = [true, false].map(|on| with("io_uring", json!(on)).unwrap().io_uring);
-        assert_eq!(choices, [EngineChoice::IoUring, EngineChoice::Calls]);
-        let config = with("offloads", json!({ "udp_gro": false, "tso": true })).unwrap();
-        assert_eq!(config.offloads, OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: false });
-    }
-
-    #[test]
-    fn security_is_not_switched_off_by_silence() {
-        let mut config = minimal();
-        config.as_object_mut().unwrap().remove("sec");
-        let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
-        assert!(text.contains("\"sec\": encrypted links are not there yet"), "{text}");
-    }
-
-    #[test]
-    fn keys_of_ipop_are_explained() {
-        let config = with("xmpp_host", json!("talk.example")).unwrap();
-        assert!(
-            config.warnings.iter().any(|w| w.contains("xmpp_host") && w.contains("peers")),
-            "{:?}",
-            config.warnings
-        );
-    }
-
-    #[test]
-    fn both_families_on_the_wildcard() {
-        let mut config = minimal();
-        config["listen"] = json!("[::]:5800");
-        assert!(Config::parse("x.json", &config.to_string()).is_ok());
-    }
-
-    #[test]
-    fn not_even_json() {
-        for text in ["", "[]", "{", "{\"a\":1,\"a\":2}"] {
-            assert!(Config::parse("x.json", text).unwrap_err().to_string().starts_with("x.json: "), "{text}");
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,13 @@
-//! The control thread: config, links to peers, ARP and neighbour discovery as RPC, ages, and the control socket.
+//! The control thread: config, keys, links to peers, ARP and neighbour discovery as RPC, ages, and the control socket.
 
 pub mod action;
 pub mod admin;
 pub mod config;
+pub mod confine;
 pub mod gateway;
 mod json;
+pub mod keys;
+pub mod limits;
 pub mod link;
 pub mod macs;
 pub mod path_mtu;

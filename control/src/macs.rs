@@ -9,8 +9,12 @@
 //!    (RFC 7432, section 7.7). The bridge is shown where the MAC is now, by a frame from it.
 //! 3. A claim that is not newer does not take a local MAC away. But it may be right: the peer may have restarted and lost
 //!    the number. So the MAC is put to the test: if it gives no sign of life, it has moved; if it does, the peer is told.
+//! 4. A MAC that comes back again and again after a peer had it is on both sides. It is then put to the test even if the
+//!    peer's number is higher (RFC 7432, section 15.1), so that nobody takes a MAC that is alive by counting up.
+//! 5. A peer has only MACs that it may have, and as many as it may ([`Limits`]); this side does not fill the table either.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::forward::{Learn, RateLimit};
@@ -18,6 +22,7 @@ use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner, ne
 use ipop_dataplane::wire::ethernet::{emit_header, ethertype};
 
 use crate::action::{Action, To};
+use crate::limits::{Limits, Reason, Refusal, Tally};
 use crate::rpc::{MacMoved, Message};
 
 /// Time for a sign of life from a MAC whose IP address is known, so that it can be asked.
@@ -29,14 +34,20 @@ const SETTLE_MS: u64 = 2000;
 /// MACs that can be at test at a time.
 const MAX_CONTESTS: usize = 1024;
 
+/// A MAC that comes back so often within this time is on both sides: N and M of RFC 7432, section 15.1.
+const RETURNS: u32 = 5;
+const RETURNS_MS: u64 = 180_000;
+
 /// New MACs per second that peers are told of. A guest that makes up MACs must not flood them with messages; of those
 /// beyond, peers learn from frames.
-const NEWS_RATE: u64 = 1000;
+const NEWS_RATE: u64 = 200;
 
 /// A local MAC that a peer claims too.
 #[derive(Debug, Clone, Copy)]
 struct Contest {
     peer: PeerId,
+    /// The higher of the numbers on both sides.
+    moves: u16,
     seen_before: u32,
     alive: bool,
     decide_at_ms: u64,
@@ -55,6 +66,8 @@ pub enum Claim {
     AtTest,
     /// Another peer has a newer claim.
     Outdated,
+    /// The peer may not have it.
+    Refused,
 }
 
 /// What happened to MACs, for `ipop status`.
@@ -81,6 +94,10 @@ pub struct Macs {
     contests: HashMap<MacKey, Contest>,
     /// When a MAC moved by number, for a moment.
     moved_at: HashMap<MacKey, u64>,
+    /// How often a MAC came back from a peer, and since when that is counted.
+    returns: HashMap<MacKey, (u32, u64)>,
+    limits: Arc<Limits>,
+    held: Tally<Owner>,
     news: RateLimit,
     /// What happened.
     pub stats: MacStats,
@@ -94,9 +111,18 @@ impl Macs {
             expiry_s,
             contests: HashMap::new(),
             moved_at: HashMap::new(),
+            returns: HashMap::new(),
+            limits: Arc::default(),
+            held: Tally::default(),
             news: RateLimit::new(NEWS_RATE),
             stats: MacStats::default(),
         }
+    }
+
+    /// The same rules within limits.
+    #[must_use]
+    pub fn with_limits(self, limits: Arc<Limits>) -> Macs {
+        Macs { limits, ..self }
     }
 
     /// The table.
@@ -152,11 +178,15 @@ impl Macs {
                 let moves = (known.moves + 1) & 0xfff;
                 self.enter(key, MacEntry { owner: Owner::Local, moves, seen: now });
                 self.stats.moved_here += 1;
+                if self.returns.len() < MAX_CONTESTS || self.returns.contains_key(&key) {
+                    self.returns.entry(key).or_insert((0, now_ms)).0 += 1;
+                }
                 out.push(moved(To::All, key, moves));
             }
+            None if self.is_full(Owner::Local) => out.push(refuse(Owner::Local, Reason::LocalMacs, key)),
             None => {
-                self.enter(key, MacEntry { owner: Owner::Local, moves: 0, seen: now });
-                if self.news.allow(now_ms) {
+                let entered = self.enter(key, MacEntry { owner: Owner::Local, moves: 0, seen: now });
+                if entered && self.news.allow(now_ms) {
                     out.push(moved(To::All, key, 0));
                 }
             }
@@ -167,9 +197,15 @@ impl Macs {
     pub fn claim(&mut self, key: MacKey, peer: PeerId, moves: u16, now_ms: u64, out: &mut Vec<Action>) -> Claim {
         let now = seconds(now_ms);
         let theirs = MacEntry { owner: Owner::Peer(peer), moves, seen: now };
-        match self.table().lookup(key) {
+        let known = self.table().lookup(key);
+        if let Some(reason) = self.refused(key, peer, known) {
+            out.push(refuse(theirs.owner, reason, key));
+            return Claim::Refused;
+        }
+        match known {
             Some(known) if known.owner == Owner::Local => {
-                if newer_move(moves, known.moves) {
+                let newer = newer_move(moves, known.moves);
+                if newer && !self.is_on_both_sides(key, now_ms) {
                     self.leave(key, theirs, now_ms, out);
                     return Claim::MovedAway;
                 }
@@ -177,7 +213,8 @@ impl Macs {
                     return Claim::AtTest;
                 }
                 let decide_at_ms = now_ms + WATCHED_MS;
-                let contest = Contest { peer, seen_before: known.seen, alive: false, decide_at_ms };
+                let moves = if newer { moves } else { known.moves };
+                let contest = Contest { peer, moves, seen_before: known.seen, alive: false, decide_at_ms };
                 self.contests.insert(key, contest);
                 Claim::Contested
             }
@@ -214,14 +251,18 @@ impl Macs {
         for (key, contest) in due {
             self.contests.remove(&key);
             let Some(known) = self.table().lookup(key).filter(|entry| entry.owner == Owner::Local) else { continue };
-            // One above ours either way, so that nobody who has the old number disagrees.
-            let moves = (known.moves + 1) & 0xfff;
+            // One above both either way, so that nobody who has the old number disagrees.
+            let moves = (contest.moves + 1) & 0xfff;
+            let owner = Owner::Peer(contest.peer);
             if contest.alive || known.seen != contest.seen_before {
                 self.stats.conflicts += 1;
+                out.push(refuse(owner, Reason::MacIsHere, key));
                 self.enter(key, MacEntry { moves, ..known });
                 out.push(moved(To::Peer(contest.peer), key, moves));
+            } else if self.is_full(owner) {
+                out.push(refuse(owner, Reason::PeerMacs, key));
             } else {
-                let theirs = MacEntry { owner: Owner::Peer(contest.peer), moves, seen: seconds(now_ms) };
+                let theirs = MacEntry { owner, moves, seen: seconds(now_ms) };
                 self.leave(key, theirs, now_ms, out);
                 gone.push((key, contest.peer));
             }
@@ -231,7 +272,7 @@ impl Macs {
 
     /// Forgets what was at a peer that is gone.
     pub fn flush(&mut self, peer: PeerId) {
-        self.writer.retain(|_, entry| entry.owner != Owner::Peer(peer));
+        self.keep(|entry| entry.owner != Owner::Peer(peer));
         self.contests.retain(|_, contest| contest.peer != peer);
     }
 
@@ -246,17 +287,57 @@ impl Macs {
     pub fn expire(&mut self, now_ms: u64) {
         let (now, expiry) = (seconds(now_ms), self.expiry_s);
         self.moved_at.retain(|_, at| now_ms - *at < SETTLE_MS);
+        self.returns.retain(|_, (_, since)| now_ms - *since < RETURNS_MS);
         let before = self.writer.len();
-        self.writer.retain(|_, entry| now.saturating_sub(entry.seen) < expiry);
+        self.keep(|entry| now.saturating_sub(entry.seen) < expiry);
         self.stats.aged += (before - self.writer.len()) as u64;
     }
 
-    fn enter(&mut self, key: MacKey, entry: MacEntry) {
+    /// Why the peer may not have this MAC.
+    fn refused(&self, key: MacKey, peer: PeerId, known: Option<MacEntry>) -> Option<Reason> {
+        let owner = Owner::Peer(peer);
+        if !self.limits.allow_mac(peer, key.mac()) {
+            return Some(Reason::MacNotAllowed);
+        }
+        let new = known.is_none_or(|known| known.owner != owner);
+        (new && self.is_full(owner)).then_some(Reason::PeerMacs)
+    }
+
+    fn is_full(&self, owner: Owner) -> bool {
+        self.held.is_full(&owner, self.limits.share(owner).macs)
+    }
+
+    fn is_on_both_sides(&self, key: MacKey, now_ms: u64) -> bool {
+        self.returns.get(&key).is_some_and(|(count, since)| *count >= RETURNS && now_ms - since < RETURNS_MS)
+    }
+
+    fn keep(&mut self, keep: impl Fn(MacEntry) -> bool) {
+        let Macs { writer, held, .. } = self;
+        writer.retain(|_, entry| {
+            let kept = keep(entry);
+            if !kept {
+                held.remove(&entry.owner);
+            }
+            kept
+        });
+    }
+
+    /// False if the table is full.
+    fn enter(&mut self, key: MacKey, entry: MacEntry) -> bool {
         let before = self.writer.len();
-        match self.writer.insert(key, entry) {
-            Ok(()) => self.stats.learned += (self.writer.len() - before) as u64,
+        let known = self.table().lookup(key);
+        let result = self.writer.insert(key, entry);
+        match result {
+            Ok(()) => {
+                if let Some(known) = known {
+                    self.held.remove(&known.owner);
+                }
+                self.held.add(entry.owner);
+                self.stats.learned += (self.writer.len() - before) as u64;
+            }
             Err(_) => self.stats.table_full += 1,
         }
+        result.is_ok()
     }
 
     /// A local MAC is a peer's now: show the bridge, which would go on delivering to the old port.
@@ -269,6 +350,10 @@ impl Macs {
         self.stats.moved_away += 1;
         out.push(Action::Inject(arrival_notice(key)));
     }
+}
+
+fn refuse(who: Owner, reason: Reason, key: MacKey) -> Action {
+    Action::Refuse(Refusal { who, reason, mac: key.mac(), ip: None })
 }
 
 fn moved(to: To, key: MacKey, seq: u16) -> Action {
@@ -295,111 +380,4 @@ fn arrival_notice(key: MacKey) -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const B: PeerId = PeerId(0);
-    const C: PeerId = PeerId(1);
-
-    fn key() -> MacKey {
-        MacKey::new(Vlan::UNTAGGED, MacAddr([2, 0, 0, 0, 0, 1]))
-    }
-
-    fn macs() -> Macs {
-        Macs::new(MacTable::new(16, [1, 2]).1, 300)
-    }
-
-    fn entry(macs: &Macs) -> Option<(Owner, u16)> {
-        macs.table().lookup(key()).map(|e| (e.owner, e.moves))
-    }
-
-    #[test]
-    fn a_move_to_here_is_told_to_all() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.claim(key(), B, 4, 0, &mut out);
-        macs.here(key(), 0, &mut out);
-        assert_eq!(entry(&macs), Some((Owner::Local, 5)));
-        assert_eq!(out, [moved(To::All, key(), 5)]);
-    }
-
-    #[test]
-    fn a_newer_move_takes_a_local_mac_and_tells_the_bridge() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.here(key(), 0, &mut out);
-        assert_eq!(out, [moved(To::All, key(), 0)], "a new one is told, too");
-        out.clear();
-        assert_eq!(macs.claim(key(), B, 1, 0, &mut out), Claim::MovedAway);
-        assert_eq!(entry(&macs), Some((Owner::Peer(B), 1)));
-        assert!(matches!(&out[..], [Action::Inject(frame)] if frame[6..12] == key().mac().0));
-    }
-
-    #[test]
-    fn a_local_mac_that_lives_stays() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.here(key(), 0, &mut out);
-        out.clear();
-        assert_eq!(macs.claim(key(), B, 0, 0, &mut out), Claim::Contested);
-        macs.asked(key(), 0);
-        macs.here(key(), 100, &mut out);
-        assert_eq!(macs.decide(ASKED_MS, &mut out), []);
-        assert_eq!(entry(&macs), Some((Owner::Local, 1)));
-        assert_eq!(out, [moved(To::Peer(B), key(), 1)]);
-        assert_eq!(macs.stats.conflicts, 1);
-    }
-
-    #[test]
-    fn a_local_mac_that_is_silent_goes() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.here(key(), 0, &mut out);
-        macs.claim(key(), B, 0, 5000, &mut out);
-        assert_eq!(macs.decide(5000 + WATCHED_MS - 1, &mut out), []);
-        assert_eq!(macs.decide(5000 + WATCHED_MS, &mut out), [(key(), B)]);
-        assert_eq!(entry(&macs), Some((Owner::Peer(B), 1)));
-    }
-
-    #[test]
-    fn among_peers_the_newer_move_wins() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.claim(key(), B, 3, 0, &mut out);
-        macs.claim(key(), C, 2, 0, &mut out);
-        assert_eq!(entry(&macs), Some((Owner::Peer(B), 3)));
-        macs.claim(key(), C, 3, 0, &mut out);
-        assert_eq!(entry(&macs), Some((Owner::Peer(C), 3)));
-    }
-
-    #[test]
-    fn a_late_frame_does_not_undo_a_move() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.claim(key(), B, 0, 0, &mut out);
-        macs.claim(key(), C, 1, 100, &mut out);
-        let late = Learn { key: key(), at: Owner::Peer(B), known: None };
-        assert_eq!(macs.learn(late, 200, &mut out), Some(Claim::Outdated));
-        assert_eq!(entry(&macs), Some((Owner::Peer(C), 1)));
-        assert_eq!(macs.learn(late, 100 + SETTLE_MS, &mut out), Some(Claim::Accepted));
-    }
-
-    #[test]
-    fn the_claims_of_a_peer_that_is_gone_are_void() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.here(key(), 0, &mut out);
-        macs.claim(key(), B, 0, 5000, &mut out);
-        macs.flush(B);
-        assert_eq!(macs.decide(10_000, &mut out), []);
-        assert_eq!(entry(&macs), Some((Owner::Local, 0)));
-    }
-
-    #[test]
-    fn ages_and_flushes() {
-        let (mut macs, mut out) = (macs(), Vec::new());
-        macs.claim(key(), B, 0, 0, &mut out);
-        macs.expire(299_999);
-        assert!(entry(&macs).is_some());
-        macs.expire(300_000);
-        assert!(entry(&macs).is_none());
-        macs.claim(key(), B, 0, 0, &mut out);
-        macs.flush(C);
-        assert!(entry(&macs).is_some());
-        macs.flush(B);
-        assert!(entry(&macs).is_none());
-    }
-}
+mod tests;

@@ -13,6 +13,12 @@ pub fn drop_reason(name: &str) -> Option<&'static str> {
     Ending::ALL.iter().find(|ending| ending.name() == name).map(|ending| ending.describe())
 }
 
+/// One sentence on a reason in [`Status::refused`].
+pub fn refusal_reason(name: &str) -> Option<&'static str> {
+    use crate::limits::Reason;
+    Reason::ALL.iter().find(|reason| reason.name() == name).map(|reason| reason.describe())
+}
+
 /// `ipop status`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Status {
@@ -20,7 +26,7 @@ pub struct Status {
     pub version: String,
     /// Name of the gateway.
     pub name: String,
-    /// Its identity, new at every start.
+    /// Its identity: of its public key, or in clear text new at every start.
     pub uid: String,
     /// Process.
     pub pid: u32,
@@ -37,6 +43,9 @@ pub struct Status {
     /// What the kernel does for us.
     #[serde(default)]
     pub offloads: Vec<Feature>,
+    /// What the gateway may still do.
+    #[serde(default)]
+    pub confinement: Confinement,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
     /// Peers that are up, and all of them.
@@ -49,12 +58,15 @@ pub struct Status {
     pub frames: BTreeMap<String, u64>,
     /// Everything that was dropped, by reason.
     pub drops: BTreeMap<String, u64>,
-    /// Learn events that did not fit the queue to the control thread.
+    /// Sources that workers did not tell the control thread of: there were too many.
     pub learn_lost: u64,
     /// ARP and neighbour discovery.
     pub arp: ResolutionStats,
     /// What happened to MACs.
     pub macs: MacStats,
+    /// Claims of MACs and addresses that were refused, by reason.
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// Part of how many.
@@ -121,6 +133,24 @@ pub struct Feature {
     pub reason: Option<String>,
 }
 
+/// What the gateway may still do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// Whose rights it has.
+    pub user: String,
+    /// Capabilities of the control thread; while `capabilities` is on in the features the workers have none.
+    pub capabilities: Vec<String>,
+    /// What keeps it there.
+    pub features: Vec<Feature>,
+}
+
+impl From<&crate::confine::Confinement> for Confinement {
+    fn from(it: &crate::confine::Confinement) -> Confinement {
+        let features = it.features.iter().map(Feature::from).collect();
+        Confinement { user: it.user.clone(), capabilities: it.capabilities.clone(), features }
+    }
+}
+
 impl From<&ipop_dataplane::feature::Feature> for Feature {
     fn from(feature: &ipop_dataplane::feature::Feature) -> Feature {
         let state = &feature.state;
@@ -154,6 +184,18 @@ pub struct Peer {
     pub uid: Option<String>,
     /// The name that it gives itself.
     pub remote_name: Option<String>,
+    /// Its public key, if the link is sealed.
+    #[serde(default)]
+    pub public_key: Option<String>,
+    /// How datagrams are sealed.
+    #[serde(default)]
+    pub cipher: Option<String>,
+    /// Seconds since the keys were agreed on.
+    #[serde(default)]
+    pub keys_age_s: Option<u64>,
+    /// How many sessions there were with it.
+    #[serde(default)]
+    pub sessions: Option<u64>,
     /// Seconds since it was last heard of.
     pub last_heard_s: Option<u64>,
     /// Octets of UDP payload that the path carries, as far as is known.
@@ -174,6 +216,9 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// Datagrams to it.
     pub tx_datagrams: u64,
+    /// Whether trains to it leave without a copy, and why not.
+    #[serde(default)]
+    pub zero_copy: String,
 }
 
 /// `ipop macs`.
@@ -259,6 +304,13 @@ pub struct ArpUnanswered {
     pub failures: u32,
     /// Milliseconds until it may be asked for again.
     pub again_in_ms: u64,
+}
+
+/// `ipop rekey`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rekey {
+    /// Peers that are asked for new keys: those that are up.
+    pub asked: usize,
 }
 
 /// `ipop rpc`.

@@ -2,7 +2,7 @@
 //!
 //! | `msg_type` | meaning |
 //! |---|---|
-//! | `hello`, `bye` | open, keep and end a link ([`crate::link`]); travel as handshake datagrams |
+//! | `bye` | the sender stops |
 //! | `arp_request`, `nd_request` | who has `target_ip4` / `target_ip6`? The asker's addresses come along |
 //! | `arp_reply`, `nd_reply` | `target_ip4` / `target_ip6` has `mac` |
 //! | `arp_withdraw`, `nd_withdraw` | `mac` has it no longer |
@@ -35,6 +35,8 @@ pub enum Message {
     Probe(u16),
     /// A probe of this size arrived.
     ProbeReply(u16),
+    /// The sender stops.
+    Bye,
 }
 
 /// `arp_request`, `nd_request`.
@@ -157,6 +159,7 @@ impl Message {
             Message::MacMoved(_) => "mac_moved",
             Message::Probe(_) => "path_probe",
             Message::ProbeReply(_) => "probe_reply",
+            Message::Bye => "bye",
         }
     }
 
@@ -191,6 +194,7 @@ impl Message {
                 (wire.mac, wire.vlan, wire.seq) = (Some(m.mac.to_string()), vlan(m.vlan), Some(m.seq));
             }
             Message::Probe(size) | Message::ProbeReply(size) => wire.size = Some(*size),
+            Message::Bye => {}
         }
         serde_json::to_value(wire).unwrap_or_default()
     }
@@ -212,7 +216,7 @@ impl Message {
         };
         let vlan = Vlan::from_bits(wire.vlan.unwrap_or(0))?;
         let seq = wire.seq.unwrap_or(0);
-        let (family, kind) = wire.msg_type.split_once('_')?;
+        let (family, kind) = wire.msg_type.split_once('_').unwrap_or((&wire.msg_type, ""));
         let target = || match family {
             "arp" => wire.target_ip4.map(IpAddr::V4),
             "nd" => wire.target_ip6.map(IpAddr::V6),
@@ -253,6 +257,7 @@ impl Message {
             ("mac", "moved") => Message::MacMoved(MacMoved { mac: station(&wire.mac)?, vlan, seq: wire.seq? }),
             ("probe", "reply") => Message::ProbeReply(wire.size?),
             ("path", "probe") => Message::Probe(wire.size?),
+            ("bye", "") => Message::Bye,
             _ => return None,
         };
         Some(message)
@@ -307,6 +312,7 @@ mod tests {
             Message::MacMoved(MacMoved { mac, vlan: Vlan::service(1), seq: 9 }),
             Message::Probe(1472),
             Message::ProbeReply(1472),
+            Message::Bye,
         ];
         for message in messages {
             let json = message.to_json();
@@ -334,6 +340,20 @@ mod tests {
         }
         let long = format!(r#"{{"msg_type":"path_probe","size":1,"x":"{}"}}"#, "y".repeat(MAX_MESSAGE));
         assert_eq!(Message::parse(long.as_bytes()), None);
+    }
+
+    #[test]
+    fn deep_nesting_is_no_harm() {
+        // As deep as the largest message can be: the parser must not follow it by recursion.
+        let depth = (MAX_MESSAGE - 40) / 2;
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let depth = depth / open.len().max(1);
+            let (open, close) = (open.repeat(depth), close.repeat(depth));
+            let text = format!(r#"{{"msg_type":"path_probe","size":7,"x":{open}{close}}}"#);
+            assert!(matches!(Message::parse(text.as_bytes()), None | Some(Message::Probe(7))), "{text}");
+            assert_eq!(Message::parse(open.as_bytes()), None);
+            assert_eq!(crate::link::clear::Hello::parse(text.as_bytes()), None);
+        }
     }
 
     proptest! {

@@ -72,6 +72,8 @@ endings! {
     NoPeer = "no_peer", Dropped;
     /// Port: the peer that owns the destination is down.
     PeerDown = "peer_down", Dropped;
+    /// Port: the session with the peer has no counters left and waits for new keys.
+    SessionExhausted = "session_exhausted", Dropped;
     /// Port: more unknown unicast than the flood rate allows.
     FloodRate = "flood_rate", Dropped;
     /// Port: the frame is larger than fragments can carry.
@@ -97,8 +99,10 @@ endings! {
     DatagramNetwork = "datagram_network", Dropped;
     /// Peer: the receiver index is not one of ours (a peer that has not noticed our restart, or a stranger).
     SessionUnknown = "session_unknown", Dropped;
-    /// Peer: the datagram did not come from the peer's address.
+    /// Peer: a datagram in clear text did not come from the peer's address.
     SourceAddress = "source_address", Dropped;
+    /// Peer: the datagram was not sealed with the key of the session, or was changed on the way.
+    NotAuthentic = "not_authentic", Dropped;
     /// Peer: the datagram or the piece of a frame was seen before, or is older than the window.
     Replayed = "replayed", Dropped;
     /// Peer: a record is cut short or longer than the datagram.
@@ -111,6 +115,10 @@ endings! {
     SegmentMalformed = "segment_malformed", Dropped;
     /// Peer: the source address is on this side.
     SourceIsLocal = "source_is_local", Dropped;
+    /// Peer: the source address is not in the peer's "allowed_macs".
+    MacNotAllowed = "mac_not_allowed", Dropped;
+    /// Peer: ARP or neighbour discovery in the name of an address that is not in the peer's "allowed_ips".
+    IpNotAllowed = "ip_not_allowed", Dropped;
     /// Peer: fragments of one frame overlap or disagree.
     FragmentMalformed = "fragment_malformed", Dropped;
     /// Peer: the other fragments of the frame did not come in time.
@@ -133,8 +141,10 @@ endings! {
     ArpMalformed = "arp_malformed", Dropped;
     /// Port: malformed neighbour discovery.
     NdMalformed = "nd_malformed", Dropped;
-    /// A handshake datagram that is no legal handshake, or from a stranger.
+    /// A handshake datagram that is no legal handshake, is from a stranger, was seen before or crosses one of ours.
     HandshakeRefused = "handshake_refused", Dropped;
+    /// A handshake datagram whose stamp does not show that it was meant for this gateway.
+    HandshakeStamp = "handshake_stamp", Dropped;
     /// More handshake datagrams than there can be a reason for.
     HandshakeRate = "handshake_rate", Dropped;
     /// A JSON message from a peer that is malformed or unknown.
@@ -187,6 +197,8 @@ pub struct PeerCounters {
     pub tx_bytes: AtomicU64,
     /// Datagrams sent to the peer.
     pub tx_datagrams: AtomicU64,
+    /// What is known of zero-copy sends to it: a [`crate::worker::ZeroCopyPath`] as one word.
+    pub zero_copy: AtomicU64,
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
-//! What workers tell the control thread: a bounded queue that drops and counts when it is full.
+//! What workers tell the control thread: bounded queues that drop and count when they are full.
+//!
+//! News of MACs has a queue of its own. It is what a guest can cause most of, and it is small: beside messages and frames
+//! each piece would move as many octets as the largest of those.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +16,8 @@ use crate::wire::vnet::PartialChecksum;
 pub const EVENT_BYTES: usize = 1280;
 /// Events that may wait.
 const QUEUE_LEN: usize = 1024;
+/// News of MACs that may wait.
+pub const LEARN_QUEUE_LEN: usize = 1024;
 
 /// Octets copied into an event, so that the frame path allocates nothing.
 #[derive(Clone)]
@@ -50,15 +55,27 @@ impl std::fmt::Debug for EventBytes {
 pub enum Event {
     /// ARP or neighbour discovery from the port. The flag says that its checksum is still to be finished.
     Resolution(EventBytes, bool),
-    /// A source that the table does not know so.
-    Learn(Learn),
     /// A frame from a peer whose source is on this side, with its unfinished checksum: to be delivered if the source turns
     /// out to have moved.
     Held(PeerId, EventBytes, Option<PartialChecksum>),
     /// A control record from a peer.
     Message(PeerId, EventBytes),
-    /// A handshake datagram, from anyone.
-    Handshake(SocketAddr, EventBytes),
+    /// What opens a session: a hello, an initiation or a response, from anyone; stamps are checked and cut off.
+    Handshake {
+        /// Where it came from.
+        from: SocketAddr,
+        /// [`HELLO`](crate::datagram::HELLO), [`INITIATION`](crate::datagram::INITIATION) or
+        /// [`RESPONSE`](crate::datagram::RESPONSE).
+        kind: u8,
+        /// The session index in its header.
+        session: u32,
+        /// What follows the header.
+        body: EventBytes,
+    },
+    /// The peer has begun to use the session with this index of ours.
+    SessionUsed(PeerId, u32),
+    /// The newest datagram of a sealed session came from another address than the peer has.
+    Roamed(PeerId, SocketAddr),
     /// The kernel said EMSGSIZE for a datagram to this peer.
     TooBig(PeerId),
     /// The worker has stopped, because of this error.
@@ -71,24 +88,29 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// The queue of all workers to the control thread.
+/// The queues of all workers to the control thread.
 pub struct Events {
     queue: ArrayQueue<Event>,
+    learn: ArrayQueue<Learn>,
     signalled: AtomicBool,
     waker: Box<dyn Wake>,
 }
 
 impl Events {
-    /// An empty queue.
+    /// Empty queues.
     pub fn new(waker: Box<dyn Wake>) -> Events {
-        Events { queue: ArrayQueue::new(QUEUE_LEN), signalled: AtomicBool::new(false), waker }
+        Events {
+            queue: ArrayQueue::new(QUEUE_LEN),
+            learn: ArrayQueue::new(LEARN_QUEUE_LEN),
+            signalled: AtomicBool::new(false),
+            waker,
+        }
     }
 
     /// Worker: leaves an event; false if there is no room for its kind. What guests can cause in any number leaves room
-    /// for what peers say, and new MACs, which are told again, leave room for both.
+    /// for what peers say.
     pub fn push(&self, event: Event) -> bool {
         let room = match event {
-            Event::Learn(_) => QUEUE_LEN / 2,
             Event::Resolution(..) => QUEUE_LEN / 4 * 3,
             _ => QUEUE_LEN,
         };
@@ -100,6 +122,12 @@ impl Events {
     #[allow(clippy::result_large_err)]
     pub fn try_push(&self, event: Event) -> Result<(), Event> {
         self.queue.push(event)
+    }
+
+    /// Worker: leaves a source that the table does not know so; false if there is no room. It is told again by the next
+    /// frame.
+    pub fn push_learn(&self, learn: Learn) -> bool {
+        self.learn.push(learn).is_ok()
     }
 
     /// Worker: wakes the control thread unless somebody has.
@@ -118,6 +146,11 @@ impl Events {
     /// Control: the next event.
     pub fn pop(&self) -> Option<Event> {
         self.queue.pop()
+    }
+
+    /// Control: the next source.
+    pub fn pop_learn(&self) -> Option<Learn> {
+        self.learn.pop()
     }
 }
 
@@ -146,6 +179,22 @@ mod tests {
         events.acknowledge();
         events.signal();
         assert_eq!(wakes.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn new_macs_take_no_room_from_the_rest() {
+        let events = Events::new(Box::new(CountWakes(Arc::default())));
+        let learn = |n| Learn {
+            key: crate::mac_table::MacKey::new(Default::default(), crate::addr::MacAddr::from_u64(n)),
+            at: crate::mac_table::Owner::Local,
+            known: None,
+        };
+        let pushed = (0..2000).filter(|n| events.push_learn(learn(*n))).count();
+        assert_eq!(pushed, LEARN_QUEUE_LEN);
+        assert!(events.push(Event::TooBig(PeerId(3))));
+        assert!(matches!(events.pop(), Some(Event::TooBig(PeerId(3)))));
+        assert_eq!(events.pop_learn(), Some(learn(0)));
+        assert!(events.push_learn(learn(2000)));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub enum EngineChoice {
 pub struct Engine {
     /// `None`: io_uring. Otherwise system calls, and why not io_uring.
     pub no_io_uring: Option<String>,
+    /// Trains can be sent without a copy; whether that is of use is found for each peer.
+    pub zero_copy: State,
     /// Parts of io_uring that can be missing.
     pub features: Vec<Feature>,
 }

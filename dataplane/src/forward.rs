@@ -1,6 +1,7 @@
 //! Where a frame goes: pure decisions on tables and headers, without any file descriptor.
 
 use crate::addr::PeerId;
+use crate::claims::Claims;
 use crate::ending::Ending;
 use crate::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use crate::wire::ethernet::ethertype;
@@ -89,12 +90,21 @@ fn is_resolution(frame: &Frame<'_>) -> bool {
 ///
 /// A source that is on this side stays here until the control thread moves it: otherwise a peer, or a loop in
 /// somebody's cabling, could draw the traffic of a local MAC to itself with one frame.
-pub fn from_peer(table: &MacTable, frame: &Frame<'_>, peer: PeerId, now: u32) -> (Result<(), Ending>, Option<Learn>) {
+pub fn from_peer(
+    table: &MacTable,
+    claims: &Claims,
+    frame: &Frame<'_>,
+    peer: PeerId,
+    now: u32,
+) -> (Result<(), Ending>, Option<Learn>) {
     if !frame.src.is_station() {
         return (Err(Ending::BadSource), None);
     }
     if frame.dst.is_bridge_reserved() {
         return (Err(Ending::BridgeReserved), None);
+    }
+    if let Err(ending) = claims.check(frame) {
+        return (Err(ending), None);
     }
     let source = MacKey::new(frame.vlan, frame.src);
     let at = Owner::Peer(peer);
@@ -103,6 +113,8 @@ pub fn from_peer(table: &MacTable, frame: &Frame<'_>, peer: PeerId, now: u32) ->
             table.touch(source, known, now);
             (Ok(()), None)
         }
+        // The control thread refuses it too, and says so in the log.
+        known if !claims.allow_mac(frame.src) => (Err(Ending::MacNotAllowed), Some(Learn { key: source, at, known })),
         known @ Some(MacEntry { owner: Owner::Local, .. }) => {
             (Err(Ending::SourceIsLocal), Some(Learn { key: source, at, known }))
         }
@@ -215,16 +227,23 @@ mod tests {
     #[test]
     fn from_a_peer() {
         let (table, _writer) = table();
-        let check = |src, peer| {
+        let may = |claims: &Claims, src, peer| {
             let bytes = frame(LOCAL, src, Vlan::UNTAGGED, ethertype::IPV4);
-            let (verdict, learn) = from_peer(&table, &Frame::parse(&bytes).unwrap(), peer, 1);
+            let (verdict, learn) = from_peer(&table, claims, &Frame::parse(&bytes).unwrap(), peer, 1);
             (verdict, learn.is_some())
         };
+        let check = |src, peer| may(&Claims::default(), src, peer);
         assert_eq!(check(REMOTE, PEER), (Ok(()), false));
         assert_eq!(check(REMOTE, PeerId(6)), (Ok(()), true));
         assert_eq!(check(STRANGER, PEER), (Ok(()), true));
         assert_eq!(check(LOCAL, PEER), (Err(Ending::SourceIsLocal), true));
         assert_eq!(check(MacAddr::ZERO, PEER), (Err(Ending::BadSource), false));
+        // The table has only what is allowed, so what is in it is not asked for again.
+        let stranger = Claims::new(Some(vec![STRANGER]), None);
+        assert_eq!(may(&stranger, REMOTE, PEER), (Ok(()), false));
+        assert_eq!(may(&stranger, REMOTE, PeerId(6)), (Err(Ending::MacNotAllowed), true));
+        assert_eq!(may(&stranger, STRANGER, PEER), (Ok(()), true));
+        assert_eq!(may(&stranger, LOCAL, PEER), (Err(Ending::MacNotAllowed), true));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The numbered way of a frame stands in ARCHITECTURE.md; comments here refer to its steps as (1) to (12).
 
 pub mod addr;
+pub mod claims;
 pub mod datagram;
 pub mod ending;
 pub mod event;
@@ -16,6 +17,7 @@ pub mod packet;
 pub mod peers;
 pub mod port;
 mod ring;
+pub mod session;
 mod sync;
 pub mod tap;
 pub mod underlay;

@@ -70,7 +70,7 @@ impl MacKey {
 }
 
 /// Where a MAC address is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Owner {
     /// Behind this gateway's port.
     Local,

@@ -8,36 +8,42 @@ use crossbeam::queue::ArrayQueue;
 use crate::addr::PeerId;
 use crate::datagram::DATAGRAM_HEADER_LEN;
 use crate::ending::Ending;
+use crate::session::{Gate, Incoming, Outgoing};
 
 /// One peer as a worker needs it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PeerView {
-    /// Where its datagrams go to and come from.
+    /// Where its datagrams go to, and in clear text come from.
     pub address: SocketAddr,
-    /// The session index that it chose for us to send with.
-    pub their_session: u32,
-    /// The session index that we chose for it to send with.
-    pub our_session: u32,
-    /// Both sides know each other's index, and it was heard of lately.
+    /// What is sent with.
+    pub outgoing: Option<Arc<Outgoing>>,
+    /// What it may send with: while keys change, those before and after.
+    pub incoming: Vec<Arc<Incoming>>,
+    /// Both sides have a session, and it was heard of lately.
     pub up: bool,
     /// Octets of UDP payload that the path carries unfragmented.
     pub max_datagram: usize,
 }
 
 /// All peers, by [`PeerId`].
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct PeerTable {
     /// By [`PeerId`].
     pub peers: Vec<PeerView>,
     /// Those that are up: where floods go.
     pub up: Vec<PeerId>,
+    /// What handshakes for this gateway show; `None` in clear text.
+    pub gate: Option<Gate>,
 }
 
 impl PeerTable {
-    /// A table of these peers.
-    pub fn new(peers: Vec<PeerView>) -> PeerTable {
+    /// A table of these peers; a peer without a session is not up.
+    pub fn new(mut peers: Vec<PeerView>, gate: Option<Gate>) -> PeerTable {
+        for peer in &mut peers {
+            peer.up &= peer.outgoing.is_some();
+        }
         let up = peers.iter().enumerate().filter(|(_, p)| p.up).map(|(i, _)| PeerId(i as u16)).collect();
-        PeerTable { peers, up }
+        PeerTable { peers, up, gate }
     }
 
     /// The peer with this number.
@@ -45,15 +51,16 @@ impl PeerTable {
         self.peers.get(id.index())
     }
 
-    /// The sender of a datagram: the peer whose session index it carries, provided that it came from the peer's address.
+    /// The peer whose session index a datagram carries, and the session; in clear text only from the peer's address.
     ///
     /// The low 16 bits of an index that we chose are the peer's number, so this is one array access.
-    pub fn sender(&self, session: u32, from: SocketAddr) -> Result<PeerId, Ending> {
+    pub fn sender(&self, session: u32, from: SocketAddr) -> Result<(PeerId, &Incoming), Ending> {
         let id = PeerId(session as u16);
-        match self.get(id) {
-            Some(peer) if peer.our_session == session && same_address(peer.address, from) => Ok(id),
-            Some(peer) if peer.our_session == session => Err(Ending::SourceAddress),
-            _ => Err(Ending::SessionUnknown),
+        let peer = self.get(id).ok_or(Ending::SessionUnknown)?;
+        match peer.incoming.iter().find(|incoming| incoming.session() == session) {
+            Some(incoming) if incoming.is_sealed() || same_address(peer.address, from) => Ok((id, incoming)),
+            Some(_) => Err(Ending::SourceAddress),
+            None => Err(Ending::SessionUnknown),
         }
     }
 }
@@ -95,6 +102,11 @@ impl<T> Mailbox<T> {
     /// Writer: leaves `value`, and frees what readers have returned.
     pub fn publish(&self, value: Arc<T>) {
         self.newest.force_push(value);
+        self.collect();
+    }
+
+    /// Writer: frees what readers have returned; call now and then, so that old keys do not stay in memory.
+    pub fn collect(&self) {
         while self.done.pop().is_some() {}
     }
 
@@ -114,26 +126,40 @@ impl<T> Mailbox<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::{Cipher, Key};
 
-    fn peer(address: &str, our_session: u32, up: bool) -> PeerView {
-        PeerView { address: address.parse().unwrap(), their_session: 1, our_session, up, max_datagram: 1472 }
+    fn peer(address: &str, our_session: u32, sealed: bool, up: bool) -> PeerView {
+        let key = || sealed.then(|| Key::new(Cipher::Aes256Gcm, &[1; 32]));
+        PeerView {
+            address: address.parse().unwrap(),
+            outgoing: Some(Arc::new(Outgoing::new(1, key(), 1))),
+            incoming: vec![Arc::new(Incoming::new(our_session, key()))],
+            up,
+            max_datagram: 1472,
+        }
     }
 
     #[test]
-    fn a_sender_needs_index_and_address() {
-        let ours = session_index(PeerId(1), 0xbeef);
-        let table = PeerTable::new(vec![peer("10.0.0.1:1", 7 << 16, true), peer("10.0.0.2:1", ours, true)]);
-        assert_eq!(table.sender(ours, "10.0.0.2:1".parse().unwrap()), Ok(PeerId(1)));
-        assert_eq!(table.sender(ours, "[::ffff:10.0.0.2]:1".parse().unwrap()), Ok(PeerId(1)));
-        assert_eq!(table.sender(ours, "10.0.0.2:2".parse().unwrap()), Err(Ending::SourceAddress));
-        assert_eq!(table.sender(ours ^ 1 << 16, "10.0.0.2:1".parse().unwrap()), Err(Ending::SessionUnknown));
-        assert_eq!(table.sender(99, "10.0.0.2:1".parse().unwrap()), Err(Ending::SessionUnknown));
+    fn a_sender_needs_index_and_in_clear_text_its_address() {
+        let [a, b] = [session_index(PeerId(0), 7), session_index(PeerId(1), 0xbeef)];
+        let peers = vec![peer("10.0.0.1:1", a, true, true), peer("10.0.0.2:1", b, false, true)];
+        let table = PeerTable::new(peers, None);
+        let sender = |session, from: &str| table.sender(session, from.parse().unwrap()).map(|(id, _)| id);
+        assert_eq!(sender(b, "10.0.0.2:1"), Ok(PeerId(1)));
+        assert_eq!(sender(b, "[::ffff:10.0.0.2]:1"), Ok(PeerId(1)));
+        assert_eq!(sender(b, "10.0.0.2:2"), Err(Ending::SourceAddress));
+        assert_eq!(sender(a, "10.9.9.9:9"), Ok(PeerId(0)));
+        assert_eq!(sender(b ^ 1 << 16, "10.0.0.2:1"), Err(Ending::SessionUnknown));
+        assert_eq!(sender(99, "10.0.0.2:1"), Err(Ending::SessionUnknown));
     }
 
     #[test]
     fn floods_go_to_peers_that_are_up() {
-        let table = PeerTable::new(vec![peer("10.0.0.1:1", 0, false), peer("10.0.0.2:1", 1, true)]);
-        assert_eq!(table.up, [PeerId(1)]);
+        let [a, b] = [1, 2].map(|n| session_index(PeerId(n - 1), 5));
+        let mut unopened = peer("10.0.0.3:1", 9, true, true);
+        unopened.outgoing = None;
+        let peers = vec![peer("10.0.0.1:1", a, true, false), peer("10.0.0.2:1", b, true, true), unopened];
+        assert_eq!(PeerTable::new(peers, None).up, [PeerId(1)]);
     }
 
     #[test]

@@ -57,8 +57,8 @@ const OFFLOAD_TSO: libc::c_uint = libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TU
 /// `TUN_F_USO4 | TUN_F_USO6`, UDP super-frames; not in the libc crate. `set_offload()` in drivers/net/tun.c wants both
 /// or none.
 const OFFLOAD_USO: libc::c_uint = 0x20 | 0x40;
-/// include/uapi/linux/sockios.h; not in the libc crate.
-const SIOCBRADDIF: libc::c_ulong = 0x89a2;
+/// Makes an interface a port of a bridge: include/uapi/linux/sockios.h; not in the libc crate.
+pub const SIOCBRADDIF: libc::c_ulong = 0x89a2;
 
 /// A TAP device and its queues. The device goes away when the last queue is closed.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::Event;
 use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::port::PortKind;
+use ipop_dataplane::session::Cipher;
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
 use ipop_dataplane::worker::Waiting;
 use pair::{Kind, Peer, SOURCE, Side, TARGET, pair_of};
@@ -20,31 +21,43 @@ mod pair;
 mod reference;
 
 /// Every test in every mode.
-macro_rules! in_all_modes {
-    ($($test:ident),+ $(,)?) => {
-        in_all_modes!(io_uring IoUring true: $($test)+);
-        in_all_modes!(system_calls Calls true: $($test)+);
-        in_all_modes!(io_uring_without_gso IoUring false: $($test)+);
-        in_all_modes!(system_calls_without_gso Calls false: $($test)+);
+macro_rules! in_modes {
+    ($tests:tt $($name:ident $engine:ident $udp_gso:literal $cipher:expr;)+) => {
+        $(in_modes!(@mode $name $engine $udp_gso $cipher; $tests);)+
     };
-    ($name:ident $engine:ident $udp_gso:literal: $($test:ident)+) => {
+    (@mode $name:ident $engine:ident $udp_gso:literal $cipher:expr; [$($test:ident),+ $(,)?]) => {
         mod $name {
-            use super::{EngineChoice, Kind};
+            #[allow(unused_imports)]
+            use super::{Cipher, EngineChoice, Kind};
             $(#[test]
             fn $test() {
-                super::$test(Kind { engine: EngineChoice::$engine, udp_gso: $udp_gso, ..Kind::default() });
+                let kind = Kind { engine: EngineChoice::$engine, udp_gso: $udp_gso, cipher: $cipher, ..Kind::default() };
+                super::$test(kind);
             })+
         }
     };
 }
 
-in_all_modes!(
-    every_frame_arrives_as_it_was_and_in_order,
-    every_way_of_waiting_ends_when_a_frame_comes,
-    super_frames_arrive_as_the_same_segments,
-    slices_of_two_lanes_are_not_joined,
-    garbage_is_counted_and_harmless,
-    a_port_that_ends_is_reported,
+in_modes!(
+    [
+        every_frame_arrives_as_it_was_and_in_order,
+        every_way_of_waiting_ends_when_a_frame_comes,
+        super_frames_arrive_as_the_same_segments,
+        slices_of_two_lanes_are_not_joined,
+        garbage_is_counted_and_harmless,
+        a_port_that_ends_is_reported,
+    ]
+    io_uring IoUring true None;
+    system_calls Calls true None;
+    io_uring_without_gso IoUring false None;
+    system_calls_without_gso Calls false None;
+);
+
+in_modes!(
+    [every_frame_arrives_as_it_was_and_in_order, super_frames_arrive_as_the_same_segments]
+    io_uring_sealed IoUring true Some(Cipher::Aes256Gcm);
+    system_calls_sealed Calls true Some(Cipher::ChaCha20Poly1305);
+    io_uring_sealed_without_gso IoUring false Some(Cipher::ChaCha20Poly1305);
 );
 
 /// A frame that is nobody's protocol, with its number in it.

@@ -16,6 +16,9 @@ pub(super) const TOP: &[&str] = &[
     "arp_expiry",
     "mac_expiry",
     "max_macs",
+    "max_macs_per_peer",
+    "max_addresses_per_peer",
+    "max_addresses_per_mac",
     "flood_rate",
     "workers",
     "cpus",
@@ -24,16 +27,27 @@ pub(super) const TOP: &[&str] = &[
     "io_uring",
     "offloads",
     "control_socket",
+    "user",
+    "confine",
 ];
 
 /// Keys of `port`.
 pub(super) const PORT: &[&str] = &["af_packet"];
 
 /// Keys of `offloads`.
-pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_gso", "udp_gro"];
+pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_gso", "udp_gro", "zero_copy"];
 
 /// Keys of an entry in `peers`.
-pub(super) const PEER: &[&str] = &["name", "address", "public_key"];
+pub(super) const PEER: &[&str] = &[
+    "name",
+    "address",
+    "public_key",
+    "preshared_key_file",
+    "allowed_macs",
+    "allowed_ips",
+    "max_macs",
+    "max_addresses",
+];
 
 /// What stands here in the place of a key of IPOP's controllers.
 pub(super) fn replaced(key: &str) -> Option<&'static str> {

@@ -15,6 +15,8 @@ pub struct OffloadSwitches {
     pub udp_gso: bool,
     /// Trains of datagrams that are received as one.
     pub udp_gro: bool,
+    /// Trains that are sent without a copy, to peers whose path is seen not to copy.
+    pub zero_copy: bool,
 }
 
 impl Keys<'_> {
@@ -39,6 +41,12 @@ impl Keys<'_> {
         let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
         keys.check_names(keys::OFFLOADS)?;
         let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
-        Ok(OffloadSwitches { tso: on("tso")?, uso: on("uso")?, udp_gso: on("udp_gso")?, udp_gro: on("udp_gro")? })
+        Ok(OffloadSwitches {
+            tso: on("tso")?,
+            uso: on("uso")?,
+            udp_gso: on("udp_gso")?,
+            udp_gro: on("udp_gro")?,
+            zero_copy: on("zero_copy")?,
+        })
     }
 }

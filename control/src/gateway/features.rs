@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Gateway, GatewayError, call};
 use crate::config::Config;
+use crate::confine::Confinement;
 use crate::report;
 
 /// What may keep a worker from starting.
@@ -71,9 +72,27 @@ impl Offloads {
 }
 
 impl Gateway {
+    /// What is not given up although it should be is a warning.
+    pub(super) fn log_confinement(&self) {
+        let Confinement { user, capabilities, features } = &self.confinement;
+        let capabilities = if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(", ") };
+        info!("runs as user {user}; capabilities of the control thread: {capabilities}");
+        for feature in features {
+            match &feature.state {
+                State::Off(_) if feature.state == State::by_config() => {}
+                State::Off(reason) => warn!("confinement: {} is off: {reason}", feature.name),
+                _ => {}
+            }
+        }
+        if !self.config.confine {
+            warn!("\"confine\" is false: the gateway keeps all rights that it was started with");
+        }
+    }
+
     /// As they are now: a worker may have met a path that refuses trains.
     pub(super) fn offloads(&self) -> Vec<Feature> {
         let mut list = self.offloads.list();
+        list.extend(self.workers.first().map(|worker| Feature::new("zero_copy", worker.engine.zero_copy.clone())));
         if self.workers.iter().any(|worker| worker.stats.gso_refused.load(Ordering::Relaxed)) {
             let reason = "a path refused a train, for want of checksum offload or because of IPsec";
             list.iter_mut().filter(|feature| feature.name == "udp_gso" && feature.state.is_on()).for_each(|feature| {

@@ -4,6 +4,7 @@ mod features;
 mod peers;
 mod port;
 mod post;
+mod refusals;
 mod view;
 
 use std::collections::VecDeque;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
-use ipop_dataplane::event::{Event, Events, Wake};
+use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Wake};
+use ipop_dataplane::forward::Learn;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
@@ -33,10 +35,13 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
 use self::features::Offloads;
+use self::refusals::Refusals;
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
-use crate::config::Config;
-use crate::link::{Handshake, Link, LinkEvent};
+use crate::config::{Config, PeerConfig};
+use crate::confine::{Confine, Confinement, UserError};
+use crate::keys::PrivateKey;
+use crate::link::{Identity, Link, LinkEvent};
 use crate::macs::Macs;
 use crate::path_mtu::PathMtu;
 use crate::report::RpcMessage;
@@ -87,6 +92,9 @@ pub enum GatewayError {
     /// The control socket.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The user that it should be.
+    #[error(transparent)]
+    User(#[from] UserError),
     /// A worker did not start.
     #[error("worker {lane} cannot start: {error}{hint}")]
     Worker {
@@ -135,13 +143,14 @@ struct Held {
 /// A running gateway.
 pub struct Gateway {
     config: Config,
-    uid: String,
+    identity: Arc<Identity>,
     epoch: Instant,
     links: Vec<Link>,
     macs: Macs,
     resolver: Resolver,
     /// Endings that the control thread decides.
     counters: Counters,
+    refusals: Refusals,
     rpc_log: VecDeque<RpcMessage>,
     /// Frames whose source was on this side when they came from a peer.
     held: Vec<Held>,
@@ -154,12 +163,13 @@ pub struct Gateway {
     bridge_missing: bool,
     port_down: bool,
     next_route_ms: u64,
-    /// When trouble with MACs may be logged again, and what was known of it then.
+    /// When a full MAC table may be logged again, and how often it had been full then.
     trouble_log_ms: u64,
-    trouble: crate::macs::MacStats,
+    table_full: u64,
     events: Arc<Events>,
     udp: std::net::UdpSocket,
     offloads: Offloads,
+    confinement: Confinement,
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
     port: Port,
@@ -175,15 +185,30 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| call("signalfd")(e.into()))?;
 
+    let confine = Confine::plan(&config)?;
     check_patiently(&config.control_socket)?;
     let mut poll = Poll::new().map_err(call("epoll"))?;
     let registry = poll.registry().try_clone().map_err(call("epoll"))?;
     registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
     let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
     let path = config.control_socket.clone();
-    let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))))?;
-    let listener = Admin::bind(&path)?;
+    let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))), confine.as_ref())?;
+    let listener = Admin::bind(&path, confine.as_ref().map(Confine::user))?;
     let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
+    // Everything is open, and what could go wrong has been said.
+    if let Some(confine) = confine {
+        let user = confine.user();
+        if !admin.can_be_removed_by(user) {
+            warn!(
+                "the control socket {} will be left when the gateway ends, because its directory is not {}'s, and \
+                 replaced by the next; give it a directory of its own and ipop makes it",
+                path.display(),
+                user.name
+            );
+        }
+        gateway.confinement = confine.control(admin.directory()).map_err(call("giving up rights"))?;
+    }
+    gateway.log_confinement();
     ready();
 
     let mut happened = mio::Events::with_capacity(64);
@@ -229,12 +254,11 @@ fn check_patiently(path: &std::path::Path) -> Result<(), AdminError> {
 }
 
 impl Gateway {
-    fn start(config: Config, events: Events) -> Result<Gateway, GatewayError> {
+    fn start(config: Config, events: Events, confine: Option<&Confine>) -> Result<Gateway, GatewayError> {
         let epoch = Instant::now();
         let events = Arc::new(events);
-        let random: [u8; 64] = random().map_err(call("reading /dev/urandom"))?;
+        let random: [u8; 64] = random().map_err(call("asking for random numbers"))?;
         let seed = [u64_at(&random, 0), u64_at(&random, 8)];
-        let uid: String = random[16..32].iter().map(|b| format!("{b:02x}")).collect();
         let tap_mac = [random[32], random[33], random[34], random[35], random[36]];
         // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
         let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
@@ -243,24 +267,19 @@ impl Gateway {
         let mut sockets = underlay::bind(config.listen, config.workers)?;
         let offloads = Offloads::try_out(&config, &mut port, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
-        let links: Vec<Link> = config
-            .peers
-            .iter()
-            .enumerate()
-            .map(|(index, peer)| {
-                let random = u64_at(&random, 42).rotate_left(index as u32 * 7) as u16 ^ index as u16;
-                Link::new(PeerId(index as u16), peer.name.clone(), peer.address, random)
-            })
-            .collect();
+        let identity = Arc::new(identity(&config, &random[16..32])?);
+        let links = links(&config, &identity);
+        let limits = Arc::new(config.limits());
         let (table, writer) = MacTable::new(config.max_macs, seed);
-        let shared = Shared { macs: table, events: events.clone() };
+        let shared = Shared { macs: table, claims: limits.claims.clone(), events: events.clone() };
         let mut gateway = Gateway {
-            resolver: Resolver::new(uid.clone(), own_mac, config.arp_expiry),
-            macs: Macs::new(writer, config.mac_expiry),
-            uid,
+            resolver: Resolver::new(identity.uid.clone(), own_mac, config.arp_expiry).with_limits(limits.clone()),
+            macs: Macs::new(writer, config.mac_expiry).with_limits(limits),
+            identity,
             epoch,
             links,
             counters: Counters::default(),
+            refusals: Refusals::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
             held: Vec::new(),
             table_changed: false,
@@ -271,10 +290,11 @@ impl Gateway {
             port_down: false,
             next_route_ms: 0,
             trouble_log_ms: 0,
-            trouble: Default::default(),
+            table_full: 0,
             events,
             udp,
             offloads,
+            confinement: Confinement::none(),
             workers: Vec::new(),
             port,
             config,
@@ -292,11 +312,15 @@ impl Gateway {
                 offloads: gateway.port.offloads(),
                 engine: gateway.config.io_uring,
                 udp_gso: gateway.offloads.udp_gso.is_on(),
+                zero_copy: gateway.config.offloads.zero_copy,
             };
             let queue = gateway.port.queues()[lane].try_clone().map_err(call("dup"))?;
-            let worker = Worker::spawn(worker, queue, socket, shared.clone(), peers.clone()).map_err(|error| {
-                GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
-            })?;
+            let confined = confine.map(Confine::worker);
+            let confined = move || confined.map_or(Ok(()), |confine| confine());
+            let worker =
+                Worker::spawn(worker, queue, socket, shared.clone(), peers.clone(), confined).map_err(|error| {
+                    GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
+                })?;
             gateway.workers.push(worker);
         }
         // Last: from here on guests' frames come in.
@@ -318,7 +342,7 @@ impl Gateway {
             "gateway '{name}' {} uid {}: port {port} ({}, MTU {}), UDP {listen}, network {network}, \
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",
             env!("CARGO_PKG_VERSION"),
-            self.uid,
+            self.identity.uid,
             self.port.mac(),
             self.port.mtu().unwrap_or(0),
             peers.len(),
@@ -346,6 +370,7 @@ impl Gateway {
     /// Handles what the workers have left; true if there may be more.
     fn take_events(&mut self, now_ms: u64) -> Result<bool, GatewayError> {
         self.events.acknowledge();
+        self.take_sources(now_ms);
         for _ in 0..EVENTS_PER_TURN {
             let Some(event) = self.events.pop() else { return Ok(false) };
             match event {
@@ -355,24 +380,36 @@ impl Gateway {
                         self.counters.add(ending, 1);
                     }
                 }
-                Event::Learn(learn) => {
-                    // News of a peer that has gone down meanwhile is stale.
-                    let stale = match learn.at {
-                        Owner::Peer(peer) => !self.is_up(peer),
-                        Owner::Local => false,
-                    };
-                    if !stale {
-                        self.step(now_ms, |resolver, step| resolver.learned(learn, step));
-                    }
-                }
                 Event::Held(peer, bytes, csum) => self.hold(peer, &bytes, csum, now_ms),
                 Event::Message(peer, bytes) => self.take_message(peer, &bytes, now_ms),
-                Event::Handshake(from, bytes) => self.take_handshake(from, &bytes, now_ms),
+                Event::Handshake { from, kind, session, body } => {
+                    self.take_handshake(from, kind, session, &body, now_ms);
+                }
+                Event::SessionUsed(peer, session) => {
+                    if let Some(link) = self.links.get_mut(peer.index()) {
+                        let outcome = link.session_used(session, now_ms);
+                        self.follow(peer, outcome, now_ms);
+                    }
+                }
+                Event::Roamed(peer, from) => self.take_roaming(peer, from, now_ms),
                 Event::TooBig(peer) => self.path_refused(peer, now_ms),
                 Event::Failed(error) => return Err(GatewayError::WorkerFailed(error)),
             }
         }
         Ok(true)
+    }
+
+    /// Handles the sources that the workers have left, as many as were there.
+    fn take_sources(&mut self, now_ms: u64) {
+        let mut learns: Vec<Learn> = std::iter::from_fn(|| self.events.pop_learn()).take(LEARN_QUEUE_LEN).collect();
+        // News of a peer that has gone down meanwhile is stale.
+        learns.retain(|learn| match learn.at {
+            Owner::Peer(peer) => self.is_up(peer),
+            Owner::Local => true,
+        });
+        if !learns.is_empty() {
+            self.step(now_ms, |resolver, step| learns.into_iter().for_each(|learn| resolver.learned(learn, step)));
+        }
     }
 
     fn hold(&mut self, peer: PeerId, bytes: &[u8], csum: Option<PartialChecksum>, now_ms: u64) {
@@ -411,13 +448,8 @@ impl Gateway {
         for index in 0..self.links.len() {
             let id = PeerId(index as u16);
             let received = self.workers.iter().map(|w| view::load(&w.stats.peers[index].rx_datagrams)).sum();
-            let (event, hello) = self.links[index].tick(now_ms, received);
-            if let Some(event) = event {
-                self.link_changed(id, &event, now_ms);
-            }
-            if hello {
-                self.send_hello(id);
-            }
+            let outcome = self.links[index].tick(now_ms, received, &mut random_u64);
+            self.follow(id, outcome, now_ms);
             let before = self.links[index].path.as_ref().map(PathMtu::size);
             if let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
                 self.send_probe(id, size);
@@ -428,6 +460,7 @@ impl Gateway {
         if now_ms >= self.next_second_ms {
             self.next_second_ms = now_ms + 1000;
             self.macs.expire(now_ms);
+            self.collect();
             self.keep_in_bridge();
             self.look_at_port()?;
             self.warn_of_trouble(now_ms);
@@ -441,19 +474,14 @@ impl Gateway {
 
     /// Says what an operator should look at, but not for every frame that shows it.
     fn warn_of_trouble(&mut self, now_ms: u64) {
-        let stats = self.macs.stats;
+        let full = self.macs.stats.table_full;
         if now_ms < self.trouble_log_ms {
             return;
         }
-        if stats.table_full != self.trouble.table_full {
+        if full != self.table_full {
             warn!("the MAC table is full (\"max_macs\"): frames to MACs that are not in it are flooded");
-        }
-        if stats.conflicts != self.trouble.conflicts {
-            warn!("a MAC is on this side and at a peer; see `ipop rpc` for mac_moved");
-        }
-        if (stats.table_full, stats.conflicts) != (self.trouble.table_full, self.trouble.conflicts) {
             self.trouble_log_ms = now_ms + 60_000;
-            self.trouble = stats;
+            self.table_full = full;
         }
     }
 
@@ -474,10 +502,42 @@ fn peer_name(links: &[Link], peer: PeerId) -> String {
     links.get(peer.index()).map_or_else(|| format!("peer {}", peer.0), |link| link.name().to_owned())
 }
 
+/// Who this gateway is. In clear text nobody asks for a key, and `random` says who.
+fn identity(config: &Config, random: &[u8]) -> Result<Identity, GatewayError> {
+    let failed = |error: crate::keys::KeyError| call("making a key")(io::Error::other(error.to_string()));
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let private = config.identity.clone().map_or_else(|| PrivateKey::generate().map_err(failed), Ok)?;
+    let public = private.public();
+    Ok(Identity {
+        uid: if config.identity.is_some() { public.uid() } else { hex(random) },
+        private,
+        public,
+        life: random_u64(),
+        name: config.name.clone(),
+        network: config.network,
+        workers: config.workers,
+    })
+}
+
+fn links(config: &Config, identity: &Arc<Identity>) -> Vec<Link> {
+    let link = |(index, peer): (usize, &PeerConfig)| {
+        let (id, name, own) = (PeerId(index as u16), peer.name.clone(), identity.clone());
+        match peer.public_key.filter(|_| config.identity.is_some()) {
+            Some(key) => Link::sealed(id, name, peer.address, own, key, peer.preshared_key.clone()),
+            None => Link::clear(id, name, peer.address, own, &mut random_u64),
+        }
+    };
+    config.peers.iter().enumerate().map(link).collect()
+}
+
+/// For session indexes and jitter; the kernel's generator does not fail once the machine has started.
+fn random_u64() -> u64 {
+    random::<8>().map_or(0, u64::from_ne_bytes)
+}
+
 fn random<const N: usize>() -> io::Result<[u8; N]> {
-    use std::io::Read;
     let mut bytes = [0; N];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
 }
 

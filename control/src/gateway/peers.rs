@@ -1,6 +1,12 @@
 //! The links to the peers: what comes in on them, and what changes when they come and go.
 
+use ipop_dataplane::datagram::{HELLO, INITIATION};
+use ipop_dataplane::session::Gate;
+
 use super::*;
+use crate::link::Outcome;
+use crate::link::clear::Hello;
+use crate::link::noise::Responder;
 
 impl Gateway {
     pub(super) fn take_message(&mut self, peer: PeerId, bytes: &[u8], now_ms: u64) {
@@ -9,6 +15,10 @@ impl Gateway {
             return self.counters.add(Ending::RpcRefused, 1);
         };
         match message {
+            Message::Bye => {
+                let outcome = link.goodbye();
+                self.follow(peer, outcome, now_ms);
+            }
             Message::Probe(size) => self.send_message(peer, &Message::ProbeReply(size)),
             Message::ProbeReply(size) => {
                 let changed = link.path.as_mut().is_some_and(|path| path.acknowledged(usize::from(size), now_ms));
@@ -24,37 +34,105 @@ impl Gateway {
         }
     }
 
-    pub(super) fn take_handshake(&mut self, from: SocketAddr, bytes: &[u8], now_ms: u64) {
-        let Some(handshake) = Handshake::parse(bytes) else {
-            return self.counters.add(Ending::HandshakeRefused, 1);
-        };
-        let (Handshake::Hello { uid, session, .. } | Handshake::Bye { uid, session }) = &handshake;
-        let own = *uid == self.uid;
-        // Our own hello names the link that it was sent for.
-        let sent_to = peer_name(&self.links, PeerId(*session as u16));
-        let link = self.links.iter_mut().find(|link| same_address(link.address(), from));
-        let Some(link) = link.filter(|_| !own) else {
-            self.counters.add(Ending::HandshakeRefused, 1);
-            if now_ms >= self.stranger_log_ms {
-                self.stranger_log_ms = now_ms + 60_000;
-                if own {
-                    warn!("peer {sent_to} is this gateway itself; take it out of \"peers\"");
-                } else {
-                    warn!("a hello from {from}, which is the address of no peer in the config; it is ignored");
-                }
+    /// A datagram that opens a session, by its kind.
+    pub(super) fn take_handshake(&mut self, from: SocketAddr, kind: u8, session: u32, body: &[u8], now_ms: u64) {
+        let found = match kind {
+            _ if (kind == HELLO) != self.config.identity.is_none() => {
+                self.refuse(from, now_ms, "speaks the other language: \"sec\" must be the same on both gateways");
+                return;
             }
-            return;
+            HELLO => self.take_hello(from, body, now_ms),
+            INITIATION => self.take_initiation(from, body, now_ms),
+            _ => self.take_response(session, body, from, now_ms),
         };
-        let id = link.id();
-        let before = link.view(link.address());
-        let (event, answer) = link.heard(&handshake, now_ms, || random().map_or(now_ms as u16, u16::from_ne_bytes));
-        self.table_changed |= link.view(link.address()) != before;
-        if let Some(event) = event {
+        match found {
+            Ok((id, outcome)) => self.follow(id, outcome, now_ms),
+            Err(why) => self.refuse(from, now_ms, &why),
+        }
+    }
+
+    fn refuse(&mut self, from: SocketAddr, now_ms: u64, why: &str) {
+        self.counters.add(Ending::HandshakeRefused, 1);
+        if !why.is_empty() && now_ms >= self.stranger_log_ms {
+            self.stranger_log_ms = now_ms + 60_000;
+            warn!("a handshake from {from}, which {why}; it is ignored");
+        }
+    }
+
+    fn take_hello(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), String> {
+        let hello = Hello::parse(body).ok_or("is no hello")?;
+        if hello.uid == self.identity.uid {
+            // Our own hello names the link that it was sent for.
+            let sent_to = peer_name(&self.links, PeerId(hello.session as u16));
+            return Err(format!(
+                "is this gateway's own: peer {sent_to} is this gateway itself; take it out of \"peers\""
+            ));
+        }
+        let link = self.links.iter_mut().find(|link| same_address(link.address(), from));
+        let link = link.ok_or("comes from the address of no peer in the config")?;
+        Ok((link.id(), link.hello(&hello, now_ms, &mut random_u64)))
+    }
+
+    fn take_initiation(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), String> {
+        let Identity { private, network, .. } = &*self.identity;
+        let responder = Responder::read(private, *network, body)
+            .ok_or("was not made for this gateway's key, or for another network (\"network\")")?;
+        let link = self.links.iter_mut().find(|link| link.key().is_some_and(|key| *key.as_bytes() == responder.peer));
+        let link = link.ok_or("has a key that is no peer's in the config")?;
+        let outcome = link.initiation(responder, from, now_ms, &mut random_u64);
+        // One that was played again, or crosses ours, gets no answer; that is nothing to tell.
+        if outcome.send.is_empty() { Err(String::new()) } else { Ok((link.id(), outcome)) }
+    }
+
+    fn take_response(
+        &mut self,
+        session: u32,
+        body: &[u8],
+        from: SocketAddr,
+        now_ms: u64,
+    ) -> Result<(PeerId, Outcome), String> {
+        // An answer that came too late, or again, is nothing to tell.
+        let link = self.links.iter_mut().find(|link| link.awaits(session)).ok_or("")?;
+        let outcome = link.response(session, body, from, now_ms, &mut random_u64).ok_or(
+            "answers ours, but with another secret: \"preshared_key_file\" must be the same on both gateways, or on \
+             neither (unless somebody forges answers)",
+        )?;
+        Ok((link.id(), outcome))
+    }
+
+    /// Does what follows from what a link has seen.
+    pub(super) fn follow(&mut self, id: PeerId, outcome: Outcome, now_ms: u64) {
+        self.table_changed |= outcome.changed;
+        if let Some(event) = outcome.event {
             self.link_changed(id, &event, now_ms);
         }
-        if answer {
-            self.send_hello(id);
+        // Before anything is sent with a new session the workers must be able to take what comes back.
+        self.publish();
+        for (to, datagram) in outcome.send {
+            self.send_datagram(to, &datagram);
         }
+    }
+
+    /// New keys for every sealed link that is up, now and not when the old ones have aged. Returns how many there are.
+    pub(super) fn ask_for_keys(&mut self) -> usize {
+        let asked = self.links.iter_mut().map(Link::ask_for_keys).filter(|asked| *asked).count();
+        // Links look at what they were asked for when they look at the clock.
+        self.next_tick_ms = 0;
+        asked
+    }
+
+    /// A peer that has moved; known only because what it sent is authentic.
+    pub(super) fn take_roaming(&mut self, id: PeerId, from: SocketAddr, now_ms: u64) {
+        let Some(link) = self.links.get_mut(id.index()) else { return };
+        let before = link.address();
+        let outcome = link.roamed(from);
+        if outcome.changed {
+            info!("peer {} has moved from {before} to {from}", link.name());
+            // The new way may carry less.
+            let kernel = underlay::path_payload(self.config.listen, from).unwrap_or(MIN_DATAGRAM);
+            link.path = link.path.as_ref().map(|_| PathMtu::new(kernel, now_ms));
+        }
+        self.follow(id, outcome, now_ms);
     }
 
     pub(super) fn link_changed(&mut self, id: PeerId, event: &LinkEvent, now_ms: u64) {
@@ -67,7 +145,8 @@ impl Gateway {
                 let kernel = underlay::path_payload(listen, address).unwrap_or(MIN_DATAGRAM);
                 link.path = Some(PathMtu::new(kernel, now_ms));
                 let (uid, remote) = link.identity().unwrap_or_default();
-                info!("peer {name} is up: {address}, calls itself '{remote}', uid {uid}");
+                let seal = link.seal(now_ms).map_or("clear text".to_owned(), |(cipher, ..)| cipher.to_string());
+                info!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
                 self.resolver.peer_came();
             }
             LinkEvent::Down(why) => {
@@ -121,11 +200,20 @@ impl Gateway {
         }
     }
 
+    /// Frees the tables that workers have returned, and with them the keys of sessions that have ended.
+    pub(super) fn collect(&self) {
+        for worker in &self.workers {
+            worker.mailbox.collect();
+        }
+    }
+
     pub(super) fn is_up(&self, peer: PeerId) -> bool {
         self.links.get(peer.index()).is_some_and(Link::is_up)
     }
 
     pub(super) fn peer_table(&self) -> PeerTable {
-        PeerTable::new(self.links.iter().map(|link| link.view(self.socket_address(link.address()))).collect())
+        let views = self.links.iter().map(|link| link.view(self.socket_address(link.address())));
+        let gate = self.config.identity.as_ref().map(|_| Gate::of(self.identity.public.as_bytes()));
+        PeerTable::new(views.collect(), gate)
     }
 }

@@ -4,9 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 use ipop_dataplane::addr::PeerId;
-use ipop_dataplane::datagram::{CONTROL_LANE, DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, record};
+use ipop_dataplane::datagram::record;
 use ipop_dataplane::ending::Ending;
-use ipop_dataplane::peers::MIN_DATAGRAM;
 use ipop_dataplane::port::{refusal, write_frame};
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::wire::vnet::PartialChecksum;
@@ -15,7 +14,7 @@ use zerocopy::IntoBytes;
 
 use super::{Gateway, RPC_LOG, peer_name};
 use crate::action::{Action, To};
-use crate::link::{Handshake, Link};
+use crate::link::Link;
 use crate::report::RpcMessage;
 use crate::rpc::Message;
 
@@ -32,6 +31,10 @@ impl Gateway {
                 for peer in self.receivers(to) {
                     self.send_message(peer, &message);
                 }
+            }
+            Action::Refuse(refusal) => {
+                let (place, now_ms) = (self.place(refusal.who), self.now_ms());
+                self.refusals.add(&refusal, &place, now_ms);
             }
             Action::Frame(to, frame) => {
                 for peer in self.receivers(to) {
@@ -62,25 +65,11 @@ impl Gateway {
         result.is_ok()
     }
 
-    pub(super) fn send_hello(&mut self, id: PeerId) {
-        let Some(link) = self.links.get(id.index()) else { return };
-        let hello = link.hello(&self.uid, &self.config.name);
-        self.send_handshake(link.address(), &hello);
-    }
-
     /// Peers need not wait for the silence.
     pub(super) fn say_goodbye(&mut self) {
-        for link in &self.links {
-            if let Handshake::Hello { uid, session, .. } = link.hello(&self.uid, &self.config.name) {
-                self.send_handshake(link.address(), &Handshake::Bye { uid, session });
-            }
+        for peer in self.receivers(To::All) {
+            self.send_message(peer, &Message::Bye);
         }
-    }
-
-    fn send_handshake(&self, to: SocketAddr, handshake: &Handshake) {
-        let header = DatagramHeader::new(HANDSHAKE, self.config.network, 0, CONTROL_LANE, 0);
-        let datagram = [header.as_bytes(), handshake.to_json().as_bytes()].concat();
-        self.send_datagram(to, &datagram);
     }
 
     pub(super) fn send_message(&mut self, peer: PeerId, message: &Message) {
@@ -88,33 +77,34 @@ impl Gateway {
     }
 
     fn send_frame(&mut self, peer: PeerId, frame: &[u8]) {
-        if DATAGRAM_HEADER_LEN + record::RECORD_HEADER_LEN + frame.len() > MIN_DATAGRAM {
+        let capacity = self.links.get(peer.index()).map_or(0, Link::smallest_capacity);
+        if record::RECORD_HEADER_LEN + frame.len() > capacity {
             return self.counters.add(Ending::FrameOversize, 1);
         }
         self.send_records(peer, |out| record::emit(out, record::FRAME, 0, frame));
     }
 
-    /// A probe of the path MTU: a message, filled up to the size that is in question.
+    /// A probe of the path MTU: a message, filled up so that the datagram has the size that is in question.
     pub(super) fn send_probe(&mut self, peer: PeerId, size: usize) {
         let message = Message::Probe(size as u16);
+        let Some(overhead) = self.links.get(peer.index()).map(Link::overhead) else { return };
         self.send_records(peer, |out| {
             record::emit(out, record::CONTROL, 0, message.to_json().as_bytes());
-            let filling = size.saturating_sub(out.len() + record::RECORD_HEADER_LEN);
+            let filling = size.saturating_sub(overhead + out.len() + record::RECORD_HEADER_LEN);
             record::emit(out, record::PAD, 0, &vec![0; filling]);
         });
     }
 
     fn send_records(&mut self, peer: PeerId, fill: impl FnOnce(&mut Vec<u8>)) {
-        let Some(link) = self.links.get_mut(peer.index()) else { return };
-        let Some((session, counter)) = link.next_datagram() else { return };
-        let header = DatagramHeader::new(DATA, self.config.network, session, CONTROL_LANE, counter);
-        let mut datagram = header.as_bytes().to_vec();
-        fill(&mut datagram);
-        let to = link.address();
-        self.send_datagram(to, &datagram);
+        let Some(link) = self.links.get(peer.index()) else { return };
+        let mut records = Vec::new();
+        fill(&mut records);
+        if let Some(datagram) = link.datagram(&records) {
+            self.send_datagram(link.address(), &datagram);
+        }
     }
 
-    fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
+    pub(super) fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
         // A peer that is absent, or a path that is down, is no error: the timers see to it.
         if let Err(error) = self.udp.send_to(datagram, self.socket_address(to)) {
             debug!("a datagram to {to} was refused: {error}");

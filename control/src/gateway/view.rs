@@ -7,6 +7,7 @@ use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::ending::{Class, Ending, PeerCounters};
 use ipop_dataplane::mac_table::Owner;
 use ipop_dataplane::port::PortKind;
+use ipop_dataplane::worker::ZeroCopyPath;
 use serde_json::{Value, to_value};
 
 use super::{Gateway, peer_name};
@@ -18,13 +19,14 @@ pub(super) fn load(counter: &AtomicU64) -> u64 {
 
 impl Gateway {
     /// The answer to a command; `None` if there is no such command.
-    pub(super) fn report(&self, command: &str) -> Option<Value> {
+    pub(super) fn report(&mut self, command: &str) -> Option<Value> {
         match command {
             "status" => to_value(self.status()),
             "peers" => to_value(self.peers()),
             "macs" => to_value(self.mac_list()),
             "arp" => to_value(self.arp()),
             "rpc" => to_value(report::Rpc { messages: self.rpc_log.iter().cloned().collect() }),
+            "rekey" => to_value(report::Rekey { asked: self.ask_for_keys() }),
             _ => return None,
         }
         .ok()
@@ -46,10 +48,10 @@ impl Gateway {
         report::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             name: self.config.name.clone(),
-            uid: self.uid.clone(),
+            uid: self.identity.uid.clone(),
             pid: std::process::id(),
             uptime_s: self.now_ms() / 1000,
-            sec: false,
+            sec: self.config.identity.is_some(),
             network: self.config.network,
             port: report::PortStatus {
                 kind: match self.port.kind() {
@@ -64,6 +66,7 @@ impl Gateway {
             },
             listen: self.config.listen.to_string(),
             offloads: self.offloads().iter().map(report::Feature::from).collect(),
+            confinement: report::Confinement::from(&self.confinement),
             workers: self.worker_status(),
             peers: report::Usage { used: up, of: self.links.len() },
             mac_table: report::Usage { used, of },
@@ -73,6 +76,7 @@ impl Gateway {
             learn_lost: self.workers.iter().map(|w| load(&w.stats.learn_lost)).sum(),
             arp: self.resolver.stats,
             macs: self.macs.stats,
+            refused: self.refusals.report(),
         }
     }
 
@@ -99,8 +103,12 @@ impl Gateway {
                 state: if link.is_up() { "up" } else { "down" }.to_owned(),
                 up_s: link.up_since_ms().map(|since| (now_ms - since) / 1000),
                 ups: link.ups,
-                uid: link.identity().map(|(uid, _)| uid.to_owned()),
-                remote_name: link.identity().map(|(_, name)| name.to_owned()),
+                uid: link.identity().map(|(uid, _)| uid),
+                remote_name: link.identity().map(|(_, name)| name),
+                public_key: link.key().map(ToString::to_string),
+                cipher: link.seal(now_ms).map(|(cipher, ..)| cipher.to_string()),
+                keys_age_s: link.seal(now_ms).map(|(_, age_ms, _)| age_ms / 1000),
+                sessions: link.seal(now_ms).map(|(.., sessions)| sessions),
                 last_heard_s: link.last_heard_ms().map(|heard| now_ms.saturating_sub(heard) / 1000),
                 path_payload: view.max_datagram,
                 path_mtu: view.max_datagram + headers,
@@ -111,12 +119,19 @@ impl Gateway {
                 tx_frames: sum(|c| &c.tx_frames),
                 tx_bytes: sum(|c| &c.tx_bytes),
                 tx_datagrams: sum(|c| &c.tx_datagrams),
+                zero_copy: self.zero_copy(index, now_ms),
             }
         };
         report::Peers { peers: self.links.iter().enumerate().map(peer).collect() }
     }
 
-    fn place(&self, owner: Owner) -> String {
+    /// What the workers have found out about the path to a peer: the newest that one of them has.
+    fn zero_copy(&self, peer: usize, now_ms: u64) -> String {
+        let paths = self.workers.iter().map(|w| ZeroCopyPath::unpack(load(&w.stats.peers[peer].zero_copy)));
+        paths.max().unwrap_or(ZeroCopyPath::Untried).describe(now_ms)
+    }
+
+    pub(super) fn place(&self, owner: Owner) -> String {
         match owner {
             Owner::Local => "local".to_owned(),
             Owner::Peer(PeerId(id)) => peer_name(&self.links, PeerId(id)),

@@ -14,6 +14,7 @@
 //! - Probes and duplicate address detection are never answered from the table, announcements are repeated everywhere.
 //! - The owner's gateway verifies an address before the others forget it, and withdraws it when the owner is silent.
 
+mod entries;
 mod heard;
 mod peers;
 mod segment;
@@ -22,6 +23,7 @@ mod timers;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::Ending;
@@ -30,9 +32,12 @@ use ipop_dataplane::mac_table::{MacKey, Owner};
 use ipop_dataplane::wire::Frame;
 
 use crate::action::{Action, To};
+use crate::limits::{Limits, Reason, Refusal};
 use crate::macs::{Claim, Macs};
 use crate::rpc::{Announcement, Message, Reply, Request, Withdraw};
+use entries::{Entries, Full};
 use heard::Heard;
+use table::Remote;
 pub use table::{Entry, Key, Pending, ResolutionStats, Source, Unanswered};
 
 /// Time for the peers to answer before they are asked again. Longer than a peer needs to settle who has the asker's MAC
@@ -52,8 +57,9 @@ const VERIFY_MS: u64 = 1000;
 const VERIFY_TRIES: u32 = 3;
 /// The same where a peer disputes the address.
 const DISPUTE_MS: u64 = 300;
-/// Bounds of the tables. What is new and finds no place is counted: as `table_full`, or as a question not asked.
-const MAX_ENTRIES: usize = 65_536;
+/// Entries of the ARP and ND table.
+pub const MAX_ENTRIES: usize = 65_536;
+/// Bounds of what is under way. What is new and finds no place is counted as a question not asked.
 const MAX_PENDING: usize = 4096;
 const MAX_ASKERS: usize = 32;
 /// Requests to peers per second, all guests together; below what a peer takes (`MESSAGE_RATE` of the workers).
@@ -77,7 +83,7 @@ pub struct Resolver {
     /// The address that verifications are asked from. Nothing else has it.
     own_mac: MacAddr,
     expiry_ms: u64,
-    entries: HashMap<Key, Entry>,
+    entries: Entries,
     pending: HashMap<Key, (Pending, Vec<Asker>)>,
     unanswered: HashMap<Key, Unanswered>,
     /// Questions put to our segment for a peer: how many answers to take for the RPC, and until when.
@@ -118,6 +124,10 @@ impl Step<'_> {
     fn inject(&mut self, frame: Vec<u8>) {
         self.out.push(Action::Inject(frame));
     }
+
+    fn refuse(&mut self, who: Owner, reason: Reason, mac: MacAddr, ip: IpAddr) {
+        self.out.push(Action::Refuse(Refusal { who, reason, mac, ip: Some(ip) }));
+    }
 }
 
 impl Resolver {
@@ -127,7 +137,7 @@ impl Resolver {
             uid,
             own_mac,
             expiry_ms: u64::from(expiry_s) * 1000,
-            entries: HashMap::new(),
+            entries: Entries::default(),
             pending: HashMap::new(),
             unanswered: HashMap::new(),
             injected: HashMap::new(),
@@ -143,6 +153,13 @@ impl Resolver {
         }
     }
 
+    /// The same within limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Arc<Limits>) -> Resolver {
+        self.entries.limits = limits;
+        self
+    }
+
     /// A frame from the port that is ARP or neighbour discovery.
     pub fn from_port(&mut self, bytes: &[u8], checksum_pending: bool, step: &mut Step<'_>) -> Result<(), Ending> {
         let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
@@ -154,8 +171,11 @@ impl Resolver {
             Heard::Question { target, asker, asker_mac } => {
                 self.stats.requests_captured += 1;
                 let key = Key { vlan: frame.vlan, ip: target };
-                if let Some(ip) = asker {
-                    self.learn_local(Key { vlan: frame.vlan, ip }, asker_mac, None, Source::Request, step);
+                // Whoever asks in the name of more addresses than it may have is not listened to: peers would learn them.
+                if let Some(ip) = asker
+                    && !self.learn_local(Key { vlan: frame.vlan, ip }, asker_mac, None, Source::Request, step)
+                {
+                    return Ok(());
                 }
                 match asker {
                     Some(ip) => self.asked(key, Asker { ip, mac: asker_mac }, step),
@@ -164,16 +184,16 @@ impl Resolver {
             }
             Heard::Answer { ip, mac, router } => {
                 let key = Key { vlan: frame.vlan, ip };
-                self.learn_local(key, mac, Some(router), Source::Reply, step);
-                if frame.dst != self.own_mac {
+                if self.learn_local(key, mac, Some(router), Source::Reply, step) && frame.dst != self.own_mac {
                     self.answered(key, mac, router, &frame, checksum_pending, step);
                 }
             }
             Heard::Announced { ip, mac, router, how } => {
                 let key = Key { vlan: frame.vlan, ip };
-                self.learn_local(key, mac, Some(router), Source::Announcement, step);
                 self.stats.announcements_captured += 1;
-                if self.announcements.allow(step.now_ms) {
+                if self.learn_local(key, mac, Some(router), Source::Announcement, step)
+                    && self.announcements.allow(step.now_ms)
+                {
                     self.announce(key, mac, router, None, Some(how), step);
                 }
             }
@@ -192,20 +212,20 @@ impl Resolver {
                 let key = MacKey::new(moved.vlan, moved.mac);
                 self.claim(key, peer, moved.seq, step);
             }
-            Message::Probe(_) | Message::ProbeReply(_) => {}
+            Message::Probe(_) | Message::ProbeReply(_) | Message::Bye => {}
         }
     }
 
     /// Looks at the clock: retries, back-offs, verifications, expiry.
     pub fn tick(&mut self, step: &mut Step<'_>) {
         for (key, peer) in step.macs.decide(step.now_ms, step.out) {
-            self.moved_away(key, peer);
+            self.entries.give(key, peer);
         }
         self.retry(step);
         self.verify(step);
         let now = step.now_ms;
         let before = self.entries.len();
-        self.entries.retain(|_, entry| entry.expires_ms > now);
+        self.entries.retain(|entry| entry.expires_ms > now);
         self.stats.expired += (before - self.entries.len()) as u64;
         self.injected.retain(|_, (_, until)| *until > now);
         self.probing.retain(|_, until| *until > now);
@@ -221,9 +241,9 @@ impl Resolver {
 
     /// A peer is gone: what is behind it is unknown now.
     pub fn flush(&mut self, peer: PeerId) {
-        self.entries.retain(|_, entry| entry.owner != Owner::Peer(peer));
-        for entry in self.entries.values_mut() {
-            entry.claim = entry.claim.filter(|(claimant, ..)| *claimant != peer);
+        self.entries.retain(|entry| entry.owner != Owner::Peer(peer));
+        for (_, entry) in self.entries.iter_mut() {
+            entry.claim = entry.claim.filter(|claim| claim.peer != peer);
         }
     }
 
@@ -323,5 +343,7 @@ impl Resolver {
     }
 }
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod tests;

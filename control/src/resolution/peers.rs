@@ -6,13 +6,27 @@ impl Resolver {
     pub(super) fn peer_asks(&mut self, peer: PeerId, request: &Request, step: &mut Step<'_>) {
         self.stats.rpc_requests_received += 1;
         let mac_key = MacKey::new(request.vlan, request.asker_mac);
-        if matches!(self.claim(mac_key, peer, request.seq, step), Claim::Contested | Claim::AtTest) {
-            // A question in the name of a local MAC would draw the bridge's traffic for it to us.
-            self.stats.asker_is_local += 1;
+        // A probe is after its target; it has no address yet.
+        let name = request.asker.unwrap_or(request.target);
+        if !self.allow_ip(peer, request.asker_mac, name, step) {
             return;
         }
+        match self.claim(mac_key, peer, request.seq, step) {
+            Claim::Contested | Claim::AtTest => {
+                // A question in the name of a local MAC would draw the bridge's traffic for it to us.
+                self.stats.asker_is_local += 1;
+                return;
+            }
+            Claim::Refused => return,
+            Claim::Accepted | Claim::MovedAway | Claim::Outdated => {}
+        }
         if let Some(ip) = request.asker {
-            self.learn_remote(Key { vlan: request.vlan, ip }, request.asker_mac, peer, None, Source::RequestRpc, step);
+            let mac = request.asker_mac;
+            let said = Remote { peer, mac, router: None, source: Source::RequestRpc, announcement: None };
+            // Stations learn from questions too, so none is put in the name of an address that is another's here.
+            if !self.learn_remote(Key { vlan: request.vlan, ip }, said, step) {
+                return;
+            }
         }
         let key = Key { vlan: request.vlan, ip: request.target };
         if self.injected.len() < MAX_PENDING {
@@ -27,12 +41,20 @@ impl Resolver {
     pub(super) fn peer_replies(&mut self, peer: PeerId, reply: &Reply, step: &mut Step<'_>) {
         self.stats.rpc_replies_received += 1;
         let key = Key { vlan: reply.vlan, ip: reply.target };
+        if !self.allow_ip(peer, reply.mac, reply.target, step) {
+            return;
+        }
         let claim = self.claim(MacKey::new(reply.vlan, reply.mac), peer, reply.seq, step);
-        if matches!(claim, Claim::Contested | Claim::AtTest | Claim::Outdated) {
+        if matches!(claim, Claim::Contested | Claim::AtTest | Claim::Outdated | Claim::Refused) {
             return;
         }
         self.unanswered.remove(&key);
-        self.learn_remote(key, reply.mac, peer, Some(reply.router), Source::ReplyRpc, step);
+        let (router, announcement) = (Some(reply.router), reply.announcement);
+        let said = Remote { peer, mac: reply.mac, router, source: Source::ReplyRpc, announcement };
+        // Nobody here hears of it before the owner on this side has had its say.
+        if !self.learn_remote(key, said, step) {
+            return;
+        }
         if let Some((_, askers)) = self.pending.remove(&key) {
             for asker in askers {
                 self.stats.replies_injected += 1;
@@ -45,10 +67,30 @@ impl Resolver {
             self.stats.replies_injected += 1;
             step.inject(heard::answer(key.ip, reply.mac, reply.router, None, mac, key.vlan));
         }
-        if let Some(how) = reply.announcement {
+        self.repeat(key, said, step);
+    }
+
+    /// Lets our segment hear what a peer has announced.
+    fn repeat(&mut self, key: Key, said: Remote, step: &mut Step<'_>) {
+        if let Some(how) = said.announcement {
             self.stats.announcements_injected += 1;
-            step.inject(heard::announcement(key.ip, reply.mac, reply.router, how, key.vlan));
+            step.inject(heard::announcement(key.ip, said.mac, said.router.unwrap_or(false), how, key.vlan));
         }
+    }
+
+    /// The owner on this side is silent: the address is where a peer says.
+    pub(super) fn hand_over(&mut self, key: Key, said: Remote, step: &mut Step<'_>) {
+        if self.learn_remote(key, said, step) {
+            self.repeat(key, said, step);
+        }
+    }
+
+    fn allow_ip(&self, peer: PeerId, mac: MacAddr, ip: IpAddr, step: &mut Step<'_>) -> bool {
+        let allowed = self.entries.limits.allow_ip(peer, ip);
+        if !allowed {
+            step.refuse(Owner::Peer(peer), Reason::IpNotAllowed, mac, ip);
+        }
+        allowed
     }
 
     pub(super) fn peer_withdraws(&mut self, peer: PeerId, withdraw: &Withdraw) {
@@ -60,51 +102,45 @@ impl Resolver {
         }
     }
 
-    pub(super) fn learn_remote(
-        &mut self,
-        key: Key,
-        mac: MacAddr,
-        peer: PeerId,
-        router: Option<bool>,
-        source: Source,
-        step: &mut Step<'_>,
-    ) {
+    /// The address is behind a peer, unless it is alive here. False if the peer is not believed, or not yet.
+    fn learn_remote(&mut self, key: Key, said: Remote, step: &mut Step<'_>) -> bool {
+        let known = self.entries.get_mut(&key);
+        // The address is at another MAC here. Its owner is asked; if it is silent, the peer's claim counts.
+        if let Some(known) = known
+            && known.owner == Owner::Local
+            && known.mac != said.mac
+        {
+            self.stats.conflicts += 1;
+            known.claim = Some(said);
+            known.verify.get_or_insert((0, step.now_ms));
+            self.verify_at_ms = step.now_ms;
+            return false;
+        }
         let known = self.entries.get(&key);
-        let router = router.unwrap_or(known.is_some_and(|known| known.router && known.mac == mac));
-        let entry = Entry::new(mac, Owner::Peer(peer), router, source, step.now_ms, self.expiry_ms);
-        let room = self.entries.len() < MAX_ENTRIES;
-        match self.entries.get_mut(&key) {
-            // The address is at another MAC here. Its owner is asked; if it is silent, the peer's claim counts.
-            Some(known) if known.owner == Owner::Local && known.mac != mac => {
-                self.stats.conflicts += 1;
-                known.claim = Some((peer, mac, router));
-                known.verify.get_or_insert((0, step.now_ms));
-                self.verify_at_ms = step.now_ms;
+        let router = said.router.unwrap_or(known.is_some_and(|known| known.router && known.mac == said.mac));
+        let owner = Owner::Peer(said.peer);
+        let entry = Entry::new(said.mac, owner, router, said.source, step.now_ms, self.expiry_ms);
+        match self.entries.put(key, entry) {
+            Ok(()) => true,
+            Err(Full::Table) => {
+                self.stats.table_full += 1;
+                true
             }
-            Some(known) => *known = entry,
-            None if room => {
-                self.entries.insert(key, entry);
+            Err(Full::Share(reason)) => {
+                step.refuse(owner, reason, said.mac, key.ip);
+                false
             }
-            None => self.stats.table_full += 1,
         }
     }
 
     pub(super) fn claim(&mut self, key: MacKey, peer: PeerId, seq: u16, step: &mut Step<'_>) -> Claim {
         let claim = step.macs.claim(key, peer, seq, step.now_ms, step.out);
         match claim {
-            Claim::MovedAway => self.moved_away(key, peer),
+            Claim::MovedAway => self.entries.give(key, peer),
             Claim::Contested => self.ask_for_life(key, step),
-            Claim::Accepted | Claim::AtTest | Claim::Outdated => {}
+            Claim::Accepted | Claim::AtTest | Claim::Outdated | Claim::Refused => {}
         }
         claim
-    }
-
-    /// A MAC is at a peer now, and its addresses with it.
-    pub(super) fn moved_away(&mut self, key: MacKey, peer: PeerId) {
-        for (_, entry) in self.entries.iter_mut().filter(|(k, e)| k.vlan == key.vlan() && e.mac == key.mac()) {
-            entry.owner = Owner::Peer(peer);
-            entry.verify = None;
-        }
     }
 
     pub(super) fn ask_for_life(&mut self, key: MacKey, step: &mut Step<'_>) {

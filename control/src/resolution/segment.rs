@@ -102,7 +102,7 @@ impl Resolver {
     }
 
     /// The address is at this MAC on this side: a station has just said so itself.
-    /// Only answers and announcements say whether it is a router (`router`).
+    /// Only answers and announcements say whether it is a router (`router`). False if the MAC may have no more addresses.
     pub(super) fn learn_local(
         &mut self,
         key: Key,
@@ -110,33 +110,31 @@ impl Resolver {
         router: Option<bool>,
         source: Source,
         step: &mut Step<'_>,
-    ) {
+    ) -> bool {
         step.macs.here(MacKey::new(key.vlan, mac), step.now_ms, step.out);
-        self.unanswered.remove(&key);
         let now = step.now_ms;
-        let room = self.entries.len() < MAX_ENTRIES;
-        let changed = match self.entries.get_mut(&key) {
-            Some(entry) => {
-                let changed = entry.owner != Owner::Local || entry.mac != mac;
-                let router = router.unwrap_or(entry.router && entry.mac == mac);
-                let told_ms = if changed { None } else { entry.told_ms };
-                *entry = Entry {
-                    told_ms,
-                    asked: entry.asked,
-                    ..Entry::new(mac, Owner::Local, router, source, now, self.expiry_ms)
-                };
-                changed
-            }
-            None if room => {
-                let router = router.unwrap_or(false);
-                self.entries.insert(key, Entry::new(mac, Owner::Local, router, source, now, self.expiry_ms));
-                false
-            }
-            None => {
-                self.stats.table_full += 1;
-                false
-            }
+        let known = self.entries.get(&key);
+        let changed = known.is_some_and(|known| known.owner != Owner::Local || known.mac != mac);
+        let router = router.unwrap_or(known.is_some_and(|known| known.router && known.mac == mac));
+        let entry = Entry {
+            told_ms: known.filter(|_| !changed).and_then(|known| known.told_ms),
+            asked: known.and_then(|known| known.asked),
+            ..Entry::new(mac, Owner::Local, router, source, now, self.expiry_ms)
         };
+        // The owner lives, so whoever says otherwise is wrong.
+        let wrong = known.filter(|_| !changed).and_then(|known| known.claim);
+        match self.entries.put(key, entry) {
+            Ok(()) => {}
+            Err(Full::Table) => self.stats.table_full += 1,
+            Err(Full::Share(reason)) => {
+                step.refuse(Owner::Local, reason, mac, key.ip);
+                return false;
+            }
+        }
+        if let Some(claim) = wrong {
+            step.refuse(Owner::Peer(claim.peer), Reason::IpIsHere, claim.mac, key.ip);
+        }
+        self.unanswered.remove(&key);
         if changed {
             self.stats.moved += 1;
             // An announcement tells the peers anyway.
@@ -147,6 +145,7 @@ impl Resolver {
         }
         // Whoever waits for it here gets its answer from the owner.
         self.pending.remove(&key);
+        true
     }
 }
 

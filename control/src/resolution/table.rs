@@ -6,6 +6,8 @@ use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::mac_table::Owner;
 use serde::{Deserialize, Serialize};
 
+use crate::rpc::Announcement;
+
 /// An address in a broadcast domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
@@ -65,8 +67,20 @@ pub struct Entry {
     pub(super) asked: Option<(MacAddr, u64)>,
     /// Being verified: questions sent, when the next is due.
     pub(super) verify: Option<(u32, u64)>,
-    /// The peer that says otherwise, with its MAC and whether that is a router.
-    pub(super) claim: Option<(PeerId, MacAddr, bool)>,
+    /// The peer that says otherwise.
+    pub(super) claim: Option<Remote>,
+}
+
+/// What a peer says of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Remote {
+    pub(super) peer: PeerId,
+    pub(super) mac: MacAddr,
+    /// Only answers say whether it is a router.
+    pub(super) router: Option<bool>,
+    pub(super) source: Source,
+    /// Set if our segment is to hear it too.
+    pub(super) announcement: Option<Announcement>,
 }
 
 impl Entry {

@@ -12,28 +12,30 @@ use ipop_dataplane::mac_table::MacTable;
 const EXPIRY_S: u32 = 300;
 
 /// A station that answers for its address as hosts do, and remembers what it heard.
-struct Host {
+pub(super) struct Host {
     gateway: usize,
-    ip: IpAddr,
-    mac: MacAddr,
-    heard: Vec<Heard>,
-    silent: bool,
+    pub(super) ip: IpAddr,
+    pub(super) mac: MacAddr,
+    pub(super) heard: Vec<Heard>,
+    pub(super) silent: bool,
 }
 
-struct Gateway {
-    resolver: Resolver,
+pub(super) struct Gateway {
+    pub(super) resolver: Resolver,
     macs: Macs,
 }
 
-struct Net {
-    gateways: Vec<Gateway>,
-    hosts: Vec<Host>,
+pub(super) struct Net {
+    pub(super) gateways: Vec<Gateway>,
+    pub(super) hosts: Vec<Host>,
     now_ms: u64,
     /// Messages so far: from, to, what.
     messages: Vec<(usize, usize, Message)>,
     /// Frames that went between gateways as data.
     data: usize,
     up: bool,
+    /// Claims that were refused, and where.
+    pub(super) refusals: Vec<(usize, Refusal)>,
 }
 
 impl Net {
@@ -57,7 +59,7 @@ impl Net {
             host(0, "10.0.3.4", "fd00::4", 4),
             host(2, "10.0.3.5", "fd00::5", 5),
         ];
-        Net { gateways, hosts, now_ms: 0, messages: Vec::new(), data: 0, up: true }
+        Net { gateways, hosts, now_ms: 0, messages: Vec::new(), data: 0, up: true, refusals: Vec::new() }
     }
 
     fn step<T>(&mut self, gateway: usize, run: impl FnOnce(&mut Resolver, &mut Step<'_>) -> T) -> T {
@@ -84,6 +86,7 @@ impl Net {
                     self.step(gateway, |resolver, step| resolver.from_peer(PeerId(from as u16), &parsed, step));
                 }
             }
+            Action::Refuse(refusal) => self.refusals.push((from, refusal)),
             Action::Frame(to, frame) => {
                 self.data += 1;
                 for gateway in self.receivers(from, to) {
@@ -126,17 +129,17 @@ impl Net {
         }
     }
 
-    fn say(&mut self, host: usize, frame: &[u8]) {
+    pub(super) fn say(&mut self, host: usize, frame: &[u8]) {
         self.segment(self.hosts[host].gateway, frame, Some(host));
     }
 
-    fn ask(&mut self, host: usize, target: IpAddr) {
+    pub(super) fn ask(&mut self, host: usize, target: IpAddr) {
         let h = &self.hosts[host];
         let frame = heard::question(target, Some(h.ip), h.mac, Vlan::UNTAGGED);
         self.say(host, &frame);
     }
 
-    fn advance(&mut self, ms: u64) {
+    pub(super) fn advance(&mut self, ms: u64) {
         let end = self.now_ms + ms;
         while self.now_ms < end {
             self.now_ms += 100;
@@ -158,13 +161,13 @@ impl Net {
         self.gateways[gateway].resolver.stats
     }
 
-    fn knows(&self, gateway: usize, host: usize) -> Option<Owner> {
+    pub(super) fn knows(&self, gateway: usize, host: usize) -> Option<Owner> {
         let key = Key { vlan: Vlan::UNTAGGED, ip: self.hosts[host].ip };
         self.gateways[gateway].resolver.entries.get(&key).map(|e| e.owner)
     }
 }
 
-fn both(test: impl Fn(Net)) {
+pub(super) fn both(test: impl Fn(Net)) {
     test(Net::new(false));
     test(Net::new(true));
 }

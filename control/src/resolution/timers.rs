@@ -36,7 +36,7 @@ impl Resolver {
         let (now, expiry, own_mac) = (step.now_ms, self.expiry_ms, self.own_mac);
         let mut silent = Vec::new();
         self.verify_at_ms = u64::MAX;
-        for (key, entry) in &mut self.entries {
+        for (key, entry) in self.entries.iter_mut() {
             if entry.owner != Owner::Local {
                 continue;
             }
@@ -75,7 +75,7 @@ impl Resolver {
         let Some(entry) = self.entries.remove(&key) else { return };
         self.stats.gone += 1;
         match entry.claim {
-            Some((peer, mac, router)) => self.learn_remote(key, mac, peer, Some(router), Source::ReplyRpc, step),
+            Some(said) => self.hand_over(key, said, step),
             None if entry.told_ms.is_some() => {
                 self.stats.rpc_withdraws_sent += 1;
                 step.send(To::All, Message::Withdraw(Withdraw { target: key.ip, mac: entry.mac, vlan: key.vlan }));

@@ -1,4 +1,4 @@
-//! The datagram that gateways exchange over UDP, version 2.
+//! The datagram that gateways exchange over UDP, version 3.
 //!
 //! ```text
 //!    0                   1                   2                   3
@@ -13,25 +13,26 @@
 //!   |                                                               |
 //!   +---------------------------------------------------------------+
 //!   |                  records, to the end of the datagram          |
+//!   |                  or to its last 16 octets, which are a tag    |
 //! ```
 //!
-//! All fields are in network byte order. *type* is [`DATA`] (records follow) or [`HANDSHAKE`] (a JSON object follows and the
-//! session index is 0: see `ipop-control`'s `link` module). *lane* is the sending thread, so that threads never share
-//! a counter; within a lane the counter rises by one per datagram, and a receiver drops what it has seen
-//! ([`ReplayWindow`]). Every gateway chooses the session index under which it wants to be sent to, anew at every start,
-//! so a datagram meant for an earlier life is recognised.
+//! All fields are in network byte order. *type* is [`DATA`] (records follow), [`INITIATION`] or [`RESPONSE`] (the two
+//! messages of a handshake follow: see `ipop-control`'s `link` module) or, in clear text, [`HELLO`] (a JSON object follows). The
+//! session index of what opens a session is 0, that of a response is the index that the initiation has proposed. *lane* is the
+//! sending thread, so that threads never share a counter; within a lane the counter rises by one per datagram, and a
+//! receiver drops what it has seen ([`ReplayWindow`](crate::session::ReplayWindow)). Every gateway chooses the session index
+//! under which it wants to be sent to, anew for every session, so a datagram meant for an earlier life is recognised.
 //!
-//! Version 2 has segments of UDP, which version 1 would refuse one by one; so it refuses the whole datagram, and says why.
+//! The records of a sealed session are encrypted, and the tag guards them and the header ([`crate::session`]).
+//!
+//! Version 3 has sealed sessions; version 2 had segments of UDP. A version that is not one's own is refused as a whole.
 //!
 //! Records are described in [`record`], their slices of TCP and UDP super-frames in [`segment`] and pieces of
 //! anything else in [`fragment`].
 
 pub mod fragment;
 pub mod record;
-mod replay;
 pub mod segment;
-
-pub use replay::ReplayWindow;
 
 use zerocopy::byteorder::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -39,11 +40,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::ending::Ending;
 
 /// The version that this code speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Datagram type: records.
 pub const DATA: u8 = 1;
-/// Datagram type: the exchange that opens a session.
-pub const HANDSHAKE: u8 = 2;
+/// Datagram type: opens a session in clear text.
+pub const HELLO: u8 = 2;
+/// Datagram type: the first message of a handshake.
+pub const INITIATION: u8 = 3;
+/// Datagram type: the second message of a handshake.
+pub const RESPONSE: u8 = 4;
 /// The lane of the control thread; workers have 0 and up.
 pub const CONTROL_LANE: u8 = 255;
 
@@ -52,7 +57,7 @@ pub const CONTROL_LANE: u8 = 255;
 #[repr(C)]
 pub struct DatagramHeader {
     version_type_network: U32,
-    /// Session index of the receiver; 0 in a handshake.
+    /// Session index of the receiver; 0 where it has none yet.
     pub session: U32,
     lane_counter: U64,
 }
@@ -86,7 +91,7 @@ impl DatagramHeader {
         Ok((header, rest))
     }
 
-    /// [`DATA`], [`HANDSHAKE`], or one that a later version may define.
+    /// [`DATA`], [`HELLO`], [`INITIATION`], [`RESPONSE`], or one that a later version may define.
     pub fn kind(&self) -> u8 {
         (self.version_type_network.get() >> 24) as u8 & 0xf
     }
@@ -110,7 +115,7 @@ mod tests {
     #[test]
     fn vector() {
         let header = DatagramHeader::new(DATA, 0x00abcd, 0x0102_0304, 2, 0x1122_3344_5566);
-        let bytes = [0x21, 0x00, 0xab, 0xcd, 1, 2, 3, 4, 2, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66];
+        let bytes = [0x31, 0x00, 0xab, 0xcd, 1, 2, 3, 4, 2, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66];
         assert_eq!(header.as_bytes(), bytes);
         let (parsed, rest) = DatagramHeader::parse(&bytes, 0xabcd).unwrap();
         assert_eq!((parsed, rest.len()), (header, 0));

@@ -220,7 +220,7 @@ struct Source {
 }
 
 fn received(token: Token, result: i32, buffer: u16) -> Completion {
-    Completion { token, result, buffer: Some(buffer), more: true, open: false }
+    Completion { token, result, buffer: Some(buffer), more: true, notification: false, open: false }
 }
 
 impl Ring {

@@ -14,6 +14,7 @@ mod queue;
 mod slots;
 mod uring;
 mod waiting;
+mod zero_copy;
 
 use std::collections::VecDeque;
 use std::io;
@@ -31,10 +32,12 @@ pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
 
 pub use waiting::Waiting;
 use waiting::{Look, Spin};
+pub use zero_copy::Path as ZeroCopyPath;
+use zero_copy::{IORING_SEND_ZC_REPORT_USAGE, Way, ZeroCopy};
 
 use crate::addr::PeerId;
 use crate::ending::Ending;
-use crate::feature::{self, EngineChoice};
+use crate::feature::{self, EngineChoice, State};
 use crate::port::PortKind;
 use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tag;
@@ -117,6 +120,10 @@ pub(crate) struct Setup {
     pub(crate) choice: EngineChoice,
     /// Without it every datagram is a send of its own.
     pub(crate) gso: bool,
+    /// Trains may be sent without a copy, where that is seen to work.
+    pub(crate) zero_copy: bool,
+    /// How many peers there are.
+    pub(crate) peers: usize,
 }
 
 /// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
@@ -124,6 +131,7 @@ pub(crate) struct Sender<'a> {
     pub(crate) queue: &'a mut Queue,
     pub(crate) slots: &'a mut Slots<SendSlot>,
     pub(crate) pool: &'a BufferPool,
+    zero_copy: &'a mut ZeroCopy,
 }
 
 /// What it takes to write to the port.
@@ -149,6 +157,7 @@ pub(crate) struct Ring {
     /// The first of them that was not fetched yet.
     next: usize,
     refusals: Vec<Refusal>,
+    pub(crate) zero_copy: ZeroCopy,
     port_armed: bool,
     underlay_armed: bool,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
@@ -168,6 +177,8 @@ pub(crate) struct Ring {
 impl Sender<'_> {
     /// Queues a train. `segment` is the size of its datagrams if there is more than one.
     pub(crate) fn send(&mut self, id: SlotId, to: SocketAddr, segment: Option<u16>) -> io::Result<()> {
+        // A card may be slow to give slots back, and a frame without a slot is lost.
+        let plenty = self.slots.available() >= usize::from(SEND_SLOTS / 2);
         let (number, slot) = self.slots.lend(id);
         let msg = slot.prepare(to, segment);
         if !self.queue.gso {
@@ -176,13 +187,29 @@ impl Sender<'_> {
             self.queue.done.push_back(Completion::of(Token::Send(number), result));
             return Ok(());
         }
+        let (token, peer) = (Token::Send(number), slot.peer);
+        let way = if plenty { self.zero_copy.way(peer, slot.len, || slot.pages()) } else { Way::Copy };
         // MSG_DONTWAIT: a full send queue is an error to be counted, not a request that waits and is overtaken.
-        let entry = opcode::SendMsg::new(UNDERLAY, msg).flags(libc::MSG_DONTWAIT as u32).build();
-        // SAFETY: the slot is lent, so nobody reaches it until the completion; it is boxed, and it holds its buffers.
+        let flags = libc::MSG_DONTWAIT as u32;
+        let entry = match way {
+            Way::Copy => opcode::SendMsg::new(UNDERLAY, msg).flags(flags).build(),
+            _ => opcode::SendMsgZc::new(UNDERLAY, msg).flags(flags).ioprio(IORING_SEND_ZC_REPORT_USAGE).build(),
+        };
+        // SAFETY: the slot is lent, so nobody reaches it until the completion (with a zero-copy send: until the
+        // notification); it is boxed, and it holds its buffers.
         unsafe {
             match &mut self.queue.engine {
-                Engine::Uring(_) => self.queue.push(entry, Token::Send(number))?,
+                Engine::Uring(_) => self.queue.push(entry, token)?,
                 Engine::Calls(calls) => calls.send(number, msg),
+            }
+        }
+        if way == Way::Trial {
+            // The kernel sends while it takes the request, so the result is there.
+            self.queue.submit()?;
+            let underlay = self.queue.underlay;
+            if let Some(result) = self.queue.result_of(token).filter(|result| **result < 0) {
+                self.zero_copy.refused(peer, -*result);
+                *result = slot.send_now(underlay);
             }
         }
         Ok(())
@@ -209,7 +236,7 @@ impl Writer<'_> {
 impl Ring {
     /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
     pub(crate) fn new(files: [BorrowedFd<'_>; 3], setup: Setup) -> io::Result<Ring> {
-        let Setup { port, waiting, choice, gso } = setup;
+        let Setup { port, waiting, choice, gso, zero_copy, peers } = setup;
         let files = files.map(|file| file.as_raw_fd());
         let opened = match choice {
             EngineChoice::Calls => Err("switched off in the config".to_owned()),
@@ -218,17 +245,23 @@ impl Ring {
         let mut spin = waiting.spin;
         let mut min_wait = Duration::ZERO;
         let (engine, [port_pool, underlay_pool], report) = match opened {
-            Ok(uring::Opened { io, pools, features }) => {
+            Ok(uring::Opened { io, pools, features, zero_copy: known }) => {
                 if io.params().is_feature_min_timeout() {
                     min_wait = waiting.min_wait;
                 }
-                (Engine::Uring(io), pools, feature::Engine { no_io_uring: None, features })
+                let zero_copy = match (zero_copy, gso, known) {
+                    (false, ..) => State::by_config(),
+                    (_, false, _) => State::Off("takes udp_gso".to_owned()),
+                    (.., known) => known,
+                };
+                (Engine::Uring(io), pools, feature::Engine { no_io_uring: None, zero_copy, features })
             }
             Err(reason) if choice == EngineChoice::IoUring => return Err(io::Error::other(reason)),
             Err(reason) => {
                 // Nothing says that there is work but a system call, so there is nothing to look at.
                 spin = Duration::ZERO;
-                let report = feature::Engine { no_io_uring: Some(reason), features: Vec::new() };
+                let zero_copy = if zero_copy { State::Off("takes io_uring".to_owned()) } else { State::by_config() };
+                let report = feature::Engine { no_io_uring: Some(reason), zero_copy, features: Vec::new() };
                 let pools = [BufferPool::new(ONE_EACH)?, BufferPool::new(ONE_EACH)?];
                 (Engine::Calls(Calls::new(port, files)), pools, report)
             }
@@ -245,6 +278,7 @@ impl Ring {
             arrivals: Vec::with_capacity(CQ_ENTRIES as usize),
             next: 0,
             refusals: Vec::with_capacity(usize::from(SEND_SLOTS + WRITE_SLOTS)),
+            zero_copy: ZeroCopy::new(if report.zero_copy.is_on() { peers } else { 0 }),
             port_armed: false,
             underlay_armed: false,
             port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
@@ -346,7 +380,7 @@ impl Ring {
 
     /// The parts that sending needs.
     pub(crate) fn sender(&mut self) -> Sender<'_> {
-        Sender { queue: &mut self.queue, slots: &mut self.sends, pool: &self.port_pool }
+        Sender { queue: &mut self.queue, slots: &mut self.sends, pool: &self.port_pool, zero_copy: &mut self.zero_copy }
     }
 
     /// The parts that writing to the port needs.
@@ -446,7 +480,7 @@ impl Ring {
     }
 
     fn complete(&mut self, completion: Completion) -> io::Result<()> {
-        let Completion { token, result, buffer, more, open } = completion;
+        let Completion { token, result, buffer, more, notification, open } = completion;
         match token {
             Token::PortRead => {
                 self.port_armed &= more;
@@ -486,18 +520,26 @@ impl Ring {
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);
-                let mut result = result;
-                if result == -libc::EIO && slot.is_train() {
-                    // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so again.
-                    (self.queue.gso, self.gso_refused) = (false, true);
-                    result = slot.send_each(self.queue.underlay);
+                if notification {
+                    self.zero_copy.notified(slot.peer, result);
+                } else {
+                    let mut result = result;
+                    if result == -libc::EIO && slot.is_train() {
+                        // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so
+                        // again.
+                        (self.queue.gso, self.gso_refused) = (false, true);
+                        result = slot.send_each(self.queue.underlay);
+                    }
+                    if result < 0 {
+                        let (peer, frames) = (slot.peer, slot.frames);
+                        self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
+                    }
                 }
-                if result < 0 {
-                    let (peer, frames) = (slot.peer, slot.frames);
-                    self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
+                // Of a zero-copy send the kernel still reads; the notification will give the slot back.
+                if !more {
+                    slot.clear(&mut self.port_pool);
+                    self.sends.give_back(id);
                 }
-                slot.clear(&mut self.port_pool);
-                self.sends.give_back(id);
             }
             Token::Write(number) => {
                 let id = self.writes.returned(number);

@@ -59,8 +59,8 @@ struct State {
     filled: usize,
     /// The kernel may still fill what is behind `filled`.
     open: bool,
-    /// Where the newest message begins, until a part of the buffer is retained.
-    newest: Cell<Option<usize>>,
+    /// Up to where the kernel may be reading it.
+    lent: Cell<usize>,
 }
 
 /// A group of equal buffers.
@@ -117,7 +117,6 @@ impl BufferPool {
         assert!(state.open && state.filled + len <= self.layout.len, "the kernel filled what it did not own");
         let at = state.filled;
         state.filled += len;
-        state.newest.set(Some(at));
         state.refs.set(state.refs.get() + 1);
         if !more {
             state.open = false;
@@ -147,10 +146,9 @@ impl BufferPool {
 
     /// One more holder of a part of the buffer.
     pub(crate) fn retain(&self, buffer: u16) {
-        let State { refs, newest, .. } = &self.states[usize::from(buffer)];
+        let State { refs, .. } = &self.states[usize::from(buffer)];
         assert!(refs.get() > 0, "a buffer that the kernel owns cannot be retained");
         refs.set(refs.get() + 1);
-        newest.set(None);
     }
 
     /// One holder less; the last one gives the buffer back to the kernel, if that is done with it.
@@ -173,12 +171,11 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(self.data.at.as_ptr().add(start), range.len()) }
     }
 
-    /// Octets of the newest message to change, as long as nobody has retained any of it: then the kernel could be reading
-    /// them.
+    /// Octets to change, behind all that was given to the kernel to read.
     pub(crate) fn bytes_mut(&mut self, buffer: u16, range: Range<usize>) -> &mut [u8] {
         let state = &self.states[usize::from(buffer)];
         assert!(state.refs.get() > 0 && range.start <= range.end && range.end <= state.filled);
-        assert!(state.newest.get().is_some_and(|newest| range.start >= newest), "somebody may be reading it");
+        assert!(range.start >= state.lent.get(), "the kernel may be reading it");
         let start = usize::from(buffer) * self.layout.len + range.start;
         // SAFETY: inside the map, ours alone (asserted above), and `&mut self` rules out slices of it.
         unsafe { std::slice::from_raw_parts_mut(self.data.at.as_ptr().add(start), range.len()) }
@@ -186,6 +183,8 @@ impl BufferPool {
 
     /// The same octets for the kernel to read; the caller keeps a reference until that is done.
     pub(crate) fn iovec(&self, buffer: u16, range: Range<usize>) -> libc::iovec {
+        let lent = &self.states[usize::from(buffer)].lent;
+        lent.set(lent.get().max(range.end));
         let bytes = self.bytes(buffer, range);
         libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
     }
@@ -193,6 +192,7 @@ impl BufferPool {
     fn hand_over(&mut self, buffer: u16) {
         let state = &mut self.states[usize::from(buffer)];
         (state.filled, state.open) = (0, true);
+        state.lent.set(0);
         let slot = usize::from(self.tail & (self.layout.count - 1));
         let base = self.entries.at.as_ptr().cast::<BufRingEntry>();
         // SAFETY: `slot` is below `count`, so the entry lies inside the map, which is page-aligned; the kernel reads
@@ -260,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "somebody may be reading")]
-    fn what_may_have_another_holder_cannot_be_changed() {
+    #[should_panic(expected = "may be reading")]
+    fn what_the_kernel_reads_cannot_be_changed() {
         let mut pool = pool(16);
         pool.received(0, 10, true);
         pool.received(0, 10, true);
+        assert_eq!(pool.iovec(0, 3..10).iov_len, 7);
         assert_eq!(pool.bytes_mut(0, 10..20).len(), 10);
-        pool.retain(0);
-        pool.bytes_mut(0, 10..11);
+        pool.bytes_mut(0, 9..11);
     }
 
     #[test]

@@ -58,13 +58,15 @@ pub(super) struct Completion {
     pub(super) buffer: Option<u16>,
     /// The request stays, and there will be others.
     pub(super) more: bool,
+    /// It only tells that the kernel needs the octets of an earlier send no more.
+    pub(super) notification: bool,
     /// The kernel goes on to fill the buffer.
     pub(super) open: bool,
 }
 
 impl Completion {
     pub(super) fn of(token: Token, result: i32) -> Completion {
-        Completion { token, result, buffer: None, more: false, open: false }
+        Completion { token, result, buffer: None, more: false, notification: false, open: false }
     }
 }
 
@@ -75,6 +77,7 @@ impl From<cqueue::Entry> for Completion {
             result: entry.result(),
             buffer: cqueue::buffer_select(entry.flags()),
             more: cqueue::more(entry.flags()),
+            notification: cqueue::notif(entry.flags()),
             open: cqueue::buffer_more(entry.flags()),
         }
     }
@@ -148,6 +151,15 @@ impl Queue {
         passing(result, &[libc::EINTR, libc::ETIME])
     }
 
+    /// The result of a send that was submitted just now. Completions before it wait their turn.
+    pub(super) fn result_of(&mut self, send: Token) -> Option<&mut i32> {
+        if let Engine::Uring(io) = &mut self.engine {
+            self.done.extend(io.completion().map(Completion::from));
+        }
+        let sent = self.done.iter_mut().rev().find(|completion| completion.token == send && !completion.notification);
+        sent.map(|completion| &mut completion.result)
+    }
+
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
         self.done.pop_front().or_else(|| match &mut self.engine {
             Engine::Uring(io) => io.completion().next().map(Completion::from),
@@ -192,7 +204,14 @@ mod tests {
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let stop = nix::sys::eventfd::EventFd::new().unwrap();
         for choice in [EngineChoice::Calls, EngineChoice::IoUring] {
-            let setup = Setup { port: PortKind::Tap, waiting: Default::default(), choice, gso: true };
+            let setup = Setup {
+                port: PortKind::Tap,
+                waiting: Default::default(),
+                choice,
+                gso: true,
+                zero_copy: false,
+                peers: 1,
+            };
             let mut ring = Ring::new([port.as_fd(), near.as_fd(), stop.as_fd()], setup).unwrap();
             let id = ring.sends.take().unwrap();
             let (number, slot) = ring.sends.lend(id);

@@ -15,6 +15,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::pool::BufferPool;
 use crate::datagram::record::{PAD, RECORD_HEADER_LEN, RecordHeader};
+use crate::session::Outgoing;
 use crate::wire::VnetHeader;
 use crate::wire::vnet::{GSO_UDP_L4, VNET_HEADER_LEN};
 
@@ -84,6 +85,8 @@ pub(crate) struct SendSlot {
     control: [u64; 3],
     scratch: Box<[u8]>,
     used: usize,
+    /// Where the datagram at the end begins in the scratch, if everything is copied there to be sealed.
+    sealed: Option<usize>,
     buffers: Vec<u16>,
     /// Size of the datagrams, if there is more than one.
     segment: Option<u16>,
@@ -107,12 +110,28 @@ impl SendSlot {
             control: [0; 3],
             scratch: vec![0; MAX_TRAIN].into_boxed_slice(),
             used: 0,
+            sealed: None,
             buffers: Vec::with_capacity(SEND_IOVECS),
             segment: None,
             len: 0,
             peer: crate::addr::PeerId(0),
             frames: 0,
         })
+    }
+
+    /// Begins a train to a peer. What is to be sealed is gathered in the slot, and sealed there.
+    pub(crate) fn begin(&mut self, peer: crate::addr::PeerId, outgoing: &Outgoing) {
+        self.peer = peer;
+        self.sealed = outgoing.is_sealed().then_some(0);
+    }
+
+    /// The datagram at the end of the train is complete: seals it, if it is to be sealed.
+    pub(crate) fn end_datagram(&mut self, outgoing: &Outgoing) {
+        if let Some(begin) = self.sealed {
+            self.append_own(outgoing.tag_len());
+            outgoing.seal(&mut self.scratch[begin..self.used]);
+            self.sealed = Some(self.used);
+        }
     }
 
     /// True if one more record of `len` octets fits, gathered from at most two places.
@@ -151,7 +170,11 @@ impl SendSlot {
     }
 
     /// Appends octets of a pool buffer, which stays referenced until the send is done.
+    /// They are copied if they are to be sealed: encrypting in place would change them for other peers.
     pub(crate) fn append_buffer(&mut self, pool: &BufferPool, buffer: u16, range: Range<usize>) {
+        if self.sealed.is_some() {
+            return self.append_copy(pool.bytes(buffer, range));
+        }
         if self.buffers.last() != Some(&buffer) {
             pool.retain(buffer);
             self.buffers.push(buffer);
@@ -201,6 +224,22 @@ impl SendSlot {
         self.segment.is_some()
     }
 
+    /// Pages that the octets lie in, each as often as it is gathered from.
+    pub(super) fn pages(&self) -> usize {
+        const PAGE: usize = 4096;
+        self.iovecs[..self.iovec_count]
+            .iter()
+            .map(|one| (one.iov_base as usize % PAGE + one.iov_len).div_ceil(PAGE))
+            .sum()
+    }
+
+    /// Sends what was prepared, now. A result as of sendmsg(2), an error as a negative number.
+    pub(super) fn send_now(&self, socket: RawFd) -> i32 {
+        // SAFETY: the message points into the slot and to buffers that it holds (`prepare`).
+        let sent = unsafe { libc::sendmsg(socket, &self.msg, libc::MSG_DONTWAIT) };
+        if sent < 0 { -nix::errno::Errno::last_raw() } else { sent as i32 }
+    }
+
     /// Sends what was prepared, now, and each datagram by itself: for a kernel or a path without UDP GSO. A result as of
     /// sendmsg(2), the last error as a negative number if there was one.
     pub(super) fn send_each(&self, socket: RawFd) -> i32 {
@@ -240,6 +279,7 @@ impl SendSlot {
             pool.release(buffer);
         }
         (self.iovec_count, self.used, self.len, self.frames) = (0, 0, 0, 0);
+        self.sealed = None;
     }
 }
 
@@ -359,5 +399,21 @@ mod tests {
         assert_eq!(arrived, [&[1u8; 150][..], &[0; 50], &[2; 30]].concat());
         assert_eq!(slot.send_each(-1), -libc::EBADF);
         slot.clear(&mut pool);
+    }
+
+    #[test]
+    fn pages_are_counted_where_they_are_gathered_from() {
+        let mut pool = BufferPool::new(super::super::pool::Layout { count: 2, len: 8 * 4096, min_left: 0 }).unwrap();
+        pool.received(0, 8 * 4096, false);
+        let mut slot = SendSlot::new();
+        assert_eq!(slot.pages(), 0);
+        // A pool's buffer begins with a page.
+        slot.append_buffer(&pool, 0, 0..4096);
+        assert_eq!(slot.pages(), 1);
+        slot.append_buffer(&pool, 0, 4095..4097);
+        assert_eq!(slot.pages(), 1 + 2);
+        let mut slot = SendSlot::new();
+        slot.append_copy(&[0; MAX_TRAIN]);
+        assert!((16..=17).contains(&slot.pages()), "a train that is all copied, wherever the scratch begins");
     }
 }

@@ -3,6 +3,9 @@
 //! Needed are SENDMSG, WRITEV, READ, multishot RECVMSG (Linux 6.0) and provided-buffer rings (5.19): without one of them there is
 //! no io_uring for us. Multishot READ (6.7) and deferred task work (6.1) only make it faster. The opcodes are looked up;
 //! multishot is a flag that no probe lists, so it is tried on a socket pair.
+//!
+//! No seccomp filter sees what is asked of a ring, so the ring has a list of its own: once it is set up it takes the opcodes
+//! that a worker uses, on the registered files, and nothing else.
 // UNSAFETY: as in `mod.rs`. Invariant: buffers and message header of the trial live in `try_multishot` until the requests
 // on them are cancelled, which is waited for.
 #![allow(unsafe_code)]
@@ -10,6 +13,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
+use io_uring::register::Restriction;
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
@@ -23,6 +27,8 @@ pub(super) const MULTISHOT_READ: &str = "multishot_read";
 const DEFERRED_TASK_WORK: &str = "deferred_task_work";
 
 const BACK_TO_BACK_BUFFERS: &str = "back_to_back";
+/// Name of the feature that says what the ring is kept from.
+const RESTRICTIONS: &str = "ring_restrictions";
 
 /// A ring and its buffers.
 pub(super) struct Opened {
@@ -30,12 +36,14 @@ pub(super) struct Opened {
     pub(super) pools: [BufferPool; 2],
     /// What could be missing.
     pub(super) features: Vec<Feature>,
+    /// Zero-copy sends can be asked for.
+    pub(super) zero_copy: State,
 }
 
 /// A ring over `files` with a pool of buffers for each group, or what is missing for good.
 pub(super) fn open(files: &[RawFd], groups: [u16; 2]) -> Result<Opened, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {}", words(&error));
-    let (io, deferred) = set_up(SQ_ENTRIES, CQ_ENTRIES).map_err(|error| words(&error))?;
+    let (io, deferred) = set_up(SQ_ENTRIES, CQ_ENTRIES, Begin::Disabled).map_err(|error| words(&error))?;
     let mut probe = Probe::new();
     io.submitter().register_probe(&mut probe).map_err(failed("IORING_REGISTER_PROBE"))?;
     for (code, name) in [
@@ -70,12 +78,21 @@ pub(super) fn open(files: &[RawFd], groups: [u16; 2]) -> Result<Opened, String> 
     };
     // Last: while the kernel ends a ring, in the background, it holds the files.
     io.submitter().register_files(files).map_err(failed("registered files"))?;
+    let restrictions = restrict(&io).map_or_else(|error| State::Off(words(&error)), |()| State::On);
+    io.submitter().register_enable_rings().map_err(failed("IORING_REGISTER_ENABLE_RINGS"))?;
     let features = vec![
         Feature::new(MULTISHOT_READ, read),
         Feature::new(BACK_TO_BACK_BUFFERS, back_to_back),
         Feature::new(DEFERRED_TASK_WORK, deferred),
+        Feature::new(RESTRICTIONS, restrictions),
     ];
-    Ok(Opened { io, pools, features })
+    // Whether it is of use is seen on each path. It came with 6.1, and the report of what it did with 6.2; a kernel in
+    // between refuses the trial, and is sent to with copies.
+    let zero_copy = match probe.is_supported(opcode::SendMsgZc::CODE) {
+        true => State::On,
+        false => State::Off("not in this kernel".to_owned()),
+    };
+    Ok(Opened { io, pools, features, zero_copy })
 }
 
 /// `struct io_uring_buf_reg` as of Linux 6.18 (include/uapi/linux/io_uring.h); the crate does not know `min_left`.
@@ -111,16 +128,60 @@ fn register(io: &IoUring, group: u16, pool: &BufferPool) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Keeps a ring that is not enabled yet to what a worker asks of it: its opcodes, on registered files only, and of what can
+/// be registered only what ends a ring (`Ring::drop`). Nothing lifts this again (io_uring_register(2)).
+fn restrict(io: &IoUring) -> io::Result<()> {
+    // include/uapi/linux/io_uring.h
+    const IORING_UNREGISTER_FILES: u8 = 3;
+    const IORING_REGISTER_SYNC_CANCEL: u8 = 24;
+    let (fixed, select) = (squeue::Flags::FIXED_FILE.bits(), squeue::Flags::BUFFER_SELECT.bits());
+    let opcodes = [
+        opcode::SendMsg::CODE,
+        opcode::SendMsgZc::CODE,
+        opcode::RecvMsg::CODE,
+        opcode::Writev::CODE,
+        opcode::Read::CODE,
+        opcode::ReadMulti::CODE,
+    ];
+    // The kernel refuses a list with an opcode that it does not know.
+    let mut probe = Probe::new();
+    io.submitter().register_probe(&mut probe)?;
+    let mut list: Vec<Restriction> =
+        opcodes.into_iter().filter(|code| probe.is_supported(*code)).map(Restriction::sqe_op).collect();
+    list.extend([
+        Restriction::register_op(IORING_UNREGISTER_FILES),
+        Restriction::register_op(IORING_REGISTER_SYNC_CANCEL),
+        Restriction::sqe_flags_allowed(fixed | select),
+        Restriction::sqe_flags_required(fixed),
+    ]);
+    io.submitter().register_restrictions(&mut list)
+}
+
+/// Whether a ring takes requests from the start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    Enabled,
+    /// Only then can it be restricted.
+    Disabled,
+}
+
 /// A ring that runs the completions' work when they are waited for, if the kernel can.
-fn set_up(sq_entries: u32, cq_entries: u32) -> io::Result<(IoUring, State)> {
-    let mut deferred = IoUring::builder();
+fn set_up(sq_entries: u32, cq_entries: u32, begin: Begin) -> io::Result<(IoUring, State)> {
+    let builder = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(cq_entries);
+        if begin == Begin::Disabled {
+            builder.setup_r_disabled();
+        }
+        builder
+    };
+    let mut deferred = builder();
     // The flag in shared memory says that there is work, so looking for it takes no system call.
-    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_cqsize(cq_entries);
+    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     match deferred.build(sq_entries) {
         // An unknown flag.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            let io = IoUring::builder().setup_cqsize(cq_entries).build(sq_entries)?;
-            Ok((io, State::Off(words(&error))))
+            Ok((builder().build(sq_entries)?, State::Off(words(&error))))
         }
         result => Ok((result?, State::On)),
     }
@@ -142,7 +203,7 @@ fn try_multishot(what: Multishot) -> io::Result<()> {
     // SAFETY: all-zero is a valid msghdr.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     (message.msg_namelen, message.msg_controllen) = (NAME_LEN as u32, CONTROL_LEN);
-    let (mut io, _) = set_up(4, 8)?;
+    let (mut io, _) = set_up(4, 8, Begin::Enabled)?;
     register(&io, GROUP, &pool)?;
     let fd = Fd(near.as_raw_fd());
     let entry: squeue::Entry = match what {
@@ -165,6 +226,8 @@ fn try_multishot(what: Multishot) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use io_uring::types::Fixed;
+
     use super::*;
 
     /// These run where io_uring works, as here it must for the rest of the product to be tested.
@@ -177,11 +240,39 @@ mod tests {
 
     #[test]
     fn all_is_there() {
-        let (near, _far) = std::os::unix::net::UnixDatagram::pair().unwrap();
-        let opened = open(&[near.as_raw_fd()], [0, 1]).unwrap();
+        let (near, far) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        far.send(b"trial").unwrap();
+        let mut opened = open(&[near.as_raw_fd()], [0, 1]).unwrap();
         assert!(opened.features.iter().all(|feature| feature.state == State::On), "{:?}", opened.features);
+        assert_eq!(opened.zero_copy, State::On);
+        only_what_a_worker_needs(&mut opened.io, near.as_raw_fd());
         // A descriptor that is none.
         let error = open(&[i32::MAX], [0, 1]).map(|_| ()).unwrap_err();
         assert_eq!(error, "registered files: Bad file descriptor");
+    }
+
+    /// A registered file can be read; nothing can be done to any other, no other opcode runs, nothing new is registered.
+    fn only_what_a_worker_needs(io: &mut IoUring, fd: RawFd) {
+        let mut buffer = [0; 8];
+        let [read, direct] = [opcode::Read::new(Fixed(0), buffer.as_mut_ptr(), 8).build(), {
+            opcode::Read::new(Fd(fd), buffer.as_mut_ptr(), 8).build()
+        }];
+        let connect = opcode::Connect::new(Fixed(0), std::ptr::null(), 0).build();
+        let open = opcode::OpenAt::new(Fd(libc::AT_FDCWD), c"/dev/null".as_ptr()).build();
+        for (entry, expected) in [
+            (read, 5),
+            (direct, -libc::EACCES),
+            (connect, -libc::EACCES),
+            (open, -libc::EACCES),
+            (opcode::Nop::new().build(), -libc::EACCES),
+        ] {
+            // SAFETY: what the entry points to outlives its completion, which is waited for.
+            unsafe { io.submission().push(&entry) }.unwrap();
+            io.submit_and_wait(1).unwrap();
+            assert_eq!(io.completion().next().unwrap().result(), expected, "{entry:?}");
+        }
+        let error = io.submitter().register_personality().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EACCES));
+        assert!(io.submitter().unregister_files().is_ok());
     }
 }

@@ -8,17 +8,18 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Context;
 use crate::addr::PeerId;
+use crate::datagram::DATAGRAM_HEADER_LEN;
 use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
 use crate::datagram::record::{
     CHECKSUM_FIELD_LEN, ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader,
 };
 use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_HEADERS, Run, SuperFrame, Transport};
-use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit, Verdict};
 use crate::peers::PeerView;
-use crate::ring::{BufferPool, MAX_DATAGRAMS, Sender, SlotId};
+use crate::ring::{BufferPool, MAX_DATAGRAMS, SendSlot, Sender, SlotId};
+use crate::session::Outgoing;
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
@@ -38,14 +39,14 @@ struct Outbox {
     slot: Option<SlotId>,
     /// The peer is in the list of those to flush.
     listed: bool,
-    /// Octets in the datagram at the end of the train.
+    /// Octets in the datagram at the end of the train, with its tag.
     open: usize,
     /// Datagrams in the train.
     datagrams: usize,
     /// Size of the datagrams before the last, 0 while there is only one. GSO wants them equal; the last may be shorter.
     segment: usize,
-    /// The next datagram's number in this lane.
-    counter: u64,
+    /// Datagrams to the peer since the start.
+    sent: u64,
 }
 
 /// The direction from the port to the peers.
@@ -213,7 +214,11 @@ impl Egress {
             Ok(parcel) => parcel,
             Err(ending) => return Ok(Err(ending)),
         };
-        let mut path = Path { view, peer, lane: *lane, network: *network };
+        let Some(outgoing) = view.outgoing.as_deref() else { return Ok(Err(Ending::PeerDown)) };
+        if !outgoing.has_counters(*lane) {
+            return Ok(Err(Ending::SessionExhausted));
+        }
+        let mut path = Path { view, outgoing, peer, lane: *lane, network: *network };
         let outcome = self.append(&mut sender, &mut path, &parcel, offset)?;
         // A super-frame counts once.
         if outcome == Ok(None) {
@@ -231,7 +236,7 @@ impl Egress {
         from: usize,
     ) -> io::Result<Result<Option<usize>, Ending>> {
         let (bytes, pool) = (parcel.frame.bytes, sender.pool);
-        let capacity = path.view.max_datagram - DATAGRAM_HEADER_LEN;
+        let capacity = path.capacity();
         if parcel.vnet.gso() == vnet::GSO_NONE
             && let Some(prefix) = FramePrefix::new(bytes.len(), parcel.csum)
             && prefix.bytes().len() + bytes.len() <= capacity
@@ -389,7 +394,7 @@ impl Egress {
         let Body { flags, own: head, buffer, rest } = body;
         let pool = sender.pool;
         let total = head.len() + rest.len();
-        let piece = path.view.max_datagram - DATAGRAM_HEADER_LEN - PREFIX;
+        let piece = path.capacity() - PREFIX;
         if total > MAX_BODY || head.len() > piece {
             return Ok(Err(Ending::FrameOversize));
         }
@@ -423,13 +428,14 @@ impl Egress {
         sender: &'s mut Sender<'_>,
         path: &Path<'_>,
         need: usize,
-    ) -> io::Result<Option<&'s mut crate::ring::SendSlot>> {
+    ) -> io::Result<Option<&'s mut SendSlot>> {
         let outbox = &mut self.outboxes[path.peer.index()];
-        let whole = DATAGRAM_HEADER_LEN + need;
+        let tag = path.outgoing.tag_len();
+        let whole = DATAGRAM_HEADER_LEN + need + tag;
         if let Some(id) = &outbox.slot {
             let slot = sender.slots.get(id);
             let limit = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
-            if outbox.open + need <= limit && slot.has_room(need) {
+            if outbox.open + need <= limit && slot.has_room(need + tag) {
                 outbox.open += need;
                 return Ok(outbox.slot.as_ref().map(|id| sender.slots.get(id)));
             }
@@ -438,26 +444,27 @@ impl Egress {
             let segment = if outbox.segment == 0 { outbox.open } else { outbox.segment };
             let gap = segment.saturating_sub(outbox.open);
             let equal = gap == 0 || (RECORD_HEADER_LEN..=segment / MAX_PADDING_SHARE).contains(&gap);
-            let follows = whole <= segment && outbox.datagrams < MAX_DATAGRAMS && slot.has_room(gap + whole);
+            let follows = whole <= segment && outbox.datagrams < MAX_DATAGRAMS && slot.has_room(gap + tag + whole);
             if equal && follows {
                 outbox.segment = segment;
                 slot.append_padding(gap);
+                slot.end_datagram(path.outgoing);
             } else {
-                outbox.close(sender, path.view)?;
+                outbox.close(sender, path.view, path.outgoing)?;
             }
         }
         if outbox.slot.is_none() {
             let Some(id) = sender.slots.take() else { return Ok(None) };
-            sender.slots.get(&id).peer = path.peer;
+            sender.slots.get(&id).begin(path.peer, path.outgoing);
             (outbox.slot, outbox.datagrams, outbox.segment) = (Some(id), 0, 0);
             if !std::mem::replace(&mut outbox.listed, true) {
                 self.dirty.push(path.peer);
             }
         }
         outbox.datagrams += 1;
+        outbox.sent += 1;
         outbox.open = whole;
-        let header = DatagramHeader::new(DATA, path.network, path.view.their_session, path.lane, outbox.counter);
-        outbox.counter += 1;
+        let header = path.outgoing.next_header(path.network, path.lane);
         Ok(outbox.slot.as_ref().map(|id| {
             let slot = sender.slots.get(id);
             slot.append_copy(header.as_bytes());
@@ -471,12 +478,13 @@ impl Egress {
         for peer in self.dirty.drain(..) {
             let outbox = &mut self.outboxes[peer.index()];
             outbox.listed = false;
-            if let Some(view) = table.get(peer) {
-                outbox.close(&mut ring.sender(), view)?;
+            if let Some(view) = table.get(peer)
+                && let Some(outgoing) = &view.outgoing
+            {
+                outbox.close(&mut ring.sender(), view, outgoing)?;
             }
             if let Some(account) = stats.peers.get(peer.index()) {
-                // The counter is the number of datagrams so far.
-                account.tx_datagrams.store(outbox.counter, std::sync::atomic::Ordering::Relaxed);
+                account.tx_datagrams.store(outbox.sent, std::sync::atomic::Ordering::Relaxed);
             }
         }
         Ok(())
@@ -494,14 +502,23 @@ struct Body<'a> {
 /// The way to one peer.
 struct Path<'a> {
     view: &'a PeerView,
+    outgoing: &'a Outgoing,
     peer: PeerId,
     lane: u8,
     network: u32,
 }
 
+impl Path<'_> {
+    /// Octets of records that a datagram has room for.
+    fn capacity(&self) -> usize {
+        self.view.max_datagram - DATAGRAM_HEADER_LEN - self.outgoing.tag_len()
+    }
+}
+
 impl Outbox {
-    fn close(&mut self, sender: &mut Sender<'_>, view: &PeerView) -> io::Result<()> {
+    fn close(&mut self, sender: &mut Sender<'_>, view: &PeerView, outgoing: &Outgoing) -> io::Result<()> {
         let Some(id) = self.slot.take() else { return Ok(()) };
+        sender.slots.get(&id).end_datagram(outgoing);
         let segment = (self.datagrams > 1).then_some(self.segment as u16);
         sender.send(id, view.address, segment)
     }

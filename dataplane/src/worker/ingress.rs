@@ -1,23 +1,26 @@
 //! Peers to port: steps (7) to (12).
 
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
-use super::{Context, WorkerStats};
+use super::{Context, News, WorkerStats};
 use crate::addr::PeerId;
+use crate::claims::Claims;
 use crate::datagram::fragment::{Outcome, Reassembly, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
-use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HANDSHAKE, ReplayWindow};
+use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit};
 use crate::merge::UdpRun;
 use crate::offloads::Offloads;
-use crate::peers::same_address;
+use crate::peers::{PeerTable, same_address};
 use crate::ring::{SlotId, Writer};
+use crate::session::Freshness;
 use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
 
@@ -27,9 +30,12 @@ const SLOTS_PER_RECORD: usize = 2;
 const MESSAGE_RATE: u64 = 4000;
 /// Frames per second that are held while it is settled where their source is.
 const HELD_RATE: u64 = 200;
-/// Handshakes per second from all peers together, and from all others: enough of those to log who calls in vain.
-const HELLO_RATE: u64 = 1000;
-const STRANGER_RATE: u64 = 10;
+/// Handshakes per second from the addresses of all peers together, and from all others: a peer may have moved, and those
+/// that call in vain are logged. One costs the control thread some 0.2 ms.
+const HANDSHAKE_RATE: u64 = 500;
+const STRANGER_RATE: u64 = 50;
+/// News of a peer that has moved, per second: each one changes the workers' tables.
+const ROAMING_RATE: u64 = 4;
 
 /// The direction from the peers to the port.
 pub(super) struct Ingress {
@@ -37,34 +43,20 @@ pub(super) struct Ingress {
     reassembly: Reassembly,
     join: Option<Join>,
     offloads: Offloads,
-    hellos: RateLimit,
+    handshakes: RateLimit,
     strangers: RateLimit,
     held: RateLimit,
 }
 
-/// What is kept of a peer: what its lanes have sent in this session, and how many messages.
+/// How much a peer may say to the control thread.
 struct PeerState {
-    session: u32,
     messages: RateLimit,
-    /// By lane; made when a lane is first heard of, at most 256 of 1 KiB.
-    windows: Vec<Option<Box<ReplayWindow>>>,
+    roaming: RateLimit,
 }
 
 impl PeerState {
     fn new() -> PeerState {
-        PeerState { session: 0, messages: RateLimit::new(MESSAGE_RATE), windows: Vec::new() }
-    }
-
-    fn accept(&mut self, session: u32, lane: u8, counter: u64) -> bool {
-        if self.session != session {
-            self.session = session;
-            self.windows.clear();
-        }
-        let lane = usize::from(lane);
-        if self.windows.len() <= lane {
-            self.windows.resize_with(lane + 1, || None);
-        }
-        self.windows[lane].get_or_insert_default().accept(counter)
+        PeerState { messages: RateLimit::new(MESSAGE_RATE), roaming: RateLimit::new(ROAMING_RATE) }
     }
 }
 
@@ -100,7 +92,7 @@ impl Ingress {
             reassembly: Reassembly::default(),
             join: None,
             offloads,
-            hellos: RateLimit::new(HELLO_RATE),
+            handshakes: RateLimit::new(HANDSHAKE_RATE),
             strangers: RateLimit::new(STRANGER_RATE),
             held: RateLimit::new(HELD_RATE),
         }
@@ -108,7 +100,8 @@ impl Ingress {
 
     /// Handles what one receive brought: datagrams of equal size from one address.
     pub(super) fn train(&mut self, context: &mut Context<'_>, buffer: u16, at: usize, len: usize) -> io::Result<()> {
-        let Some(train) = context.ring.train(buffer, at, len) else {
+        // A datagram may be empty.
+        let Some(train) = context.ring.train(buffer, at, len).filter(|train| !train.range.is_empty()) else {
             context.count(Ending::DatagramTruncated);
             return Ok(());
         };
@@ -116,7 +109,7 @@ impl Ingress {
         while at < train.range.end {
             let end = (at + train.segment).min(train.range.end);
             match self.open(context, buffer, at..end, train.from) {
-                Ok(Some(origin)) => self.records(context, origin, at + DATAGRAM_HEADER_LEN..end)?,
+                Ok(Some((origin, records))) => self.records(context, origin, at + DATAGRAM_HEADER_LEN..records)?,
                 Ok(None) => {}
                 Err(ending) => context.count(ending),
             }
@@ -125,41 +118,68 @@ impl Ingress {
         Ok(())
     }
 
-    /// Step (8): whose datagram it is, and whether it is new. `None` if it has been handled.
+    /// Step (8): whose datagram it is, whether it is authentic and new, and where its records end. `None` if it has been
+    /// handled.
     fn open(
         &mut self,
         context: &mut Context<'_>,
         buffer: u16,
         range: Range<usize>,
-        from: std::net::SocketAddr,
-    ) -> Result<Option<Origin>, Ending> {
-        let datagram = context.ring.underlay_pool.bytes(buffer, range);
-        let (header, body) = DatagramHeader::parse(datagram, context.network)?;
-        match header.kind() {
-            DATA => {}
-            HANDSHAKE => {
-                let now_ms = context.now.ms;
-                let known = context.table.peers.iter().any(|peer| same_address(peer.address, from));
-                let limit = if known { &mut self.hellos } else { &mut self.strangers };
-                if !limit.allow(now_ms) {
-                    return Err(Ending::HandshakeRate);
-                }
-                let bytes = EventBytes::copy(body).ok_or(Ending::HandshakeRefused)?;
-                let queued = context.news.push(Event::Handshake(from, bytes));
-                return if queued { Ok(None) } else { Err(Ending::ControlQueueFull) };
-            }
-            _ => return Err(Ending::DatagramType),
+        from: SocketAddr,
+    ) -> Result<Option<(Origin, usize)>, Ending> {
+        let start = range.start;
+        let datagram = context.ring.underlay_pool.bytes_mut(buffer, range);
+        let (header, _) = DatagramHeader::parse(datagram, context.network)?;
+        if header.kind() != DATA {
+            let (table, news) = (&context.table, &mut context.news);
+            self.handshake(table, news, context.now.ms, &header, datagram, from)?;
+            return Ok(None);
         }
-        let session = header.session.get();
-        let peer = context.table.sender(session, from)?;
-        let state = self.peers.get_mut(peer.index()).ok_or(Ending::SessionUnknown)?;
-        if !state.accept(session, header.lane(), header.counter()) {
-            return Err(Ending::Replayed);
-        }
-        if let Some(account) = context.peer_stats(peer) {
+        let (peer, incoming) = context.table.sender(header.session.get(), from)?;
+        let (freshness, end) = incoming.open(&header, datagram)?;
+        if let Some(account) = context.stats.peers.get(peer.index()) {
             bump(&account.rx_datagrams, 1);
         }
-        Ok(Some(Origin { peer, lane: header.lane(), buffer }))
+        if incoming.is_sealed() {
+            // Until it is told: while the queue is full the peer would be left waiting for an answer in its new session.
+            if incoming.is_unused() && context.news.push(Event::SessionUsed(peer, incoming.session())) {
+                incoming.set_used();
+            }
+            // A late one may still come from where the peer was.
+            if freshness == Freshness::Newest
+                && context.table.get(peer).is_some_and(|view| !same_address(view.address, from))
+                && self.peers.get_mut(peer.index()).is_some_and(|state| state.roaming.allow(context.now.ms))
+            {
+                context.news.push(Event::Roamed(peer, from));
+            }
+        }
+        Ok(Some((Origin { peer, lane: header.lane(), buffer }, start + end)))
+    }
+
+    /// What opens sessions goes to the control thread, if it is for this gateway and not too much.
+    fn handshake(
+        &mut self,
+        table: &PeerTable,
+        news: &mut News,
+        now_ms: u64,
+        header: &DatagramHeader,
+        datagram: &[u8],
+        from: SocketAddr,
+    ) -> Result<(), Ending> {
+        let datagram = match (header.kind(), &table.gate) {
+            (INITIATION | RESPONSE, Some(gate)) => gate.pass(datagram).ok_or(Ending::HandshakeStamp)?,
+            // The other side has another idea of "sec"; the control thread says so.
+            (HELLO | INITIATION | RESPONSE, _) => datagram,
+            _ => return Err(Ending::DatagramType),
+        };
+        let known = table.peers.iter().any(|peer| same_address(peer.address, from));
+        let limit = if known { &mut self.handshakes } else { &mut self.strangers };
+        if !limit.allow(now_ms) {
+            return Err(Ending::HandshakeRate);
+        }
+        let body = datagram.get(DATAGRAM_HEADER_LEN..).and_then(EventBytes::copy).ok_or(Ending::HandshakeRefused)?;
+        let event = Event::Handshake { from, kind: header.kind(), session: header.session.get(), body };
+        if news.push(event) { Ok(()) } else { Err(Ending::ControlQueueFull) }
     }
 
     /// Step (9). Offsets instead of slices, because making room for a write may hand buffers back to the kernel.
@@ -338,7 +358,7 @@ impl Ingress {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
         };
-        let verdict = check_frame(&context.macs, &mut context.news, context.now, origin.peer, bytes);
+        let verdict = check_frame(&context.macs, &context.claims, &mut context.news, context.now, origin.peer, bytes);
         Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
     }
 
@@ -441,19 +461,21 @@ fn write_datagrams(
 
 /// Step (10) for a frame, or the headers of one, in a buffer of the underlay's pool.
 fn check(context: &mut Context<'_>, peer: PeerId, range: Range<usize>, buffer: u16) -> Result<(), Ending> {
-    let Context { ring, macs, news, now, .. } = context;
-    check_frame(macs, news, *now, peer, ring.underlay_pool.bytes(buffer, range))
+    let Context { ring, macs, claims, news, now, .. } = context;
+    check_frame(macs, claims, news, *now, peer, ring.underlay_pool.bytes(buffer, range))
 }
 
 fn check_frame(
     macs: &crate::mac_table::MacTable,
+    claims: &[Claims],
     news: &mut super::News,
     now: super::Now,
     peer: PeerId,
     bytes: &[u8],
 ) -> Result<(), Ending> {
     let frame = Frame::parse(bytes).map_err(|_| Ending::RecordFrame)?;
-    let (verdict, learn) = forward::from_peer(macs, &frame, peer, now.seconds());
+    let claims = claims.get(peer.index()).ok_or(Ending::SessionUnknown)?;
+    let (verdict, learn) = forward::from_peer(macs, claims, &frame, peer, now.seconds());
     match learn {
         Some(learn) if verdict.is_ok() && learn.known.is_some() => news.learn_move(learn, now, macs),
         Some(learn) => drop(news.learn(learn, now)),

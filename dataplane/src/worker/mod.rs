@@ -2,6 +2,7 @@
 
 mod egress;
 mod ingress;
+mod news;
 
 use std::io;
 use std::net::UdpSocket;
@@ -15,11 +16,10 @@ use std::time::Instant;
 use crossbeam::utils::CachePadded;
 use nix::sys::eventfd::EventFd;
 
-use crate::addr::PeerId;
-use crate::ending::{Counters, Ending, PeerCounters, bump};
+use crate::claims::Claims;
+use crate::ending::{Counters, Ending, PeerCounters};
 use crate::event::{Event, Events};
 use crate::feature::{Engine, EngineChoice};
-use crate::forward::{Learn, RateLimit};
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
@@ -27,17 +27,14 @@ use crate::port::{self, PortKind};
 
 use crate::ring::{Arrival, Ring, Setup};
 
-pub use crate::ring::Waiting;
+pub use crate::ring::{Waiting, ZeroCopyPath};
 
 use egress::{Egress, Place};
 use ingress::Ingress;
+use news::News;
 
 /// Batches that one batch may grow by, while each of them leaves a super-frame unfinished.
 const SETTLE_ROUNDS: usize = 4;
-
-/// How long a worker waits for the control thread to enter a move, and how often in a second: 2 % of its time at most.
-const MOVE_PATIENCE: std::time::Duration = std::time::Duration::from_millis(2);
-const MOVE_RATE: u64 = 10;
 
 /// What a worker is told at its start.
 #[derive(Debug, Clone)]
@@ -62,11 +59,14 @@ pub struct WorkerConfig {
     pub engine: EngineChoice,
     /// Trains of datagrams are sent as one (UDP GSO).
     pub udp_gso: bool,
+    /// Trains may be sent without a copy, to peers whose path is seen not to copy them.
+    pub zero_copy: bool,
 }
 
 impl WorkerConfig {
-    fn io(&self) -> Setup {
-        Setup { port: self.port, waiting: self.waiting, choice: self.engine, gso: self.udp_gso }
+    fn io(&self, peers: usize) -> Setup {
+        let WorkerConfig { port, waiting, engine: choice, udp_gso: gso, zero_copy, .. } = *self;
+        Setup { port, waiting, choice, gso, zero_copy, peers }
     }
 }
 
@@ -76,7 +76,7 @@ pub struct WorkerStats {
     pub counters: Counters,
     /// Traffic by peer.
     pub peers: Box<[CachePadded<PeerCounters>]>,
-    /// Learn events that did not fit the queue to the control thread. The frames went on.
+    /// Sources that the control thread was not told of: beyond the rate, or the queue was full. The frames went on.
     pub learn_lost: std::sync::atomic::AtomicU64,
     /// UDP GSO was refused on the way to some peer, and is not used any more.
     pub gso_refused: AtomicBool,
@@ -111,20 +111,25 @@ pub struct Worker {
 pub struct Shared {
     /// The MAC table.
     pub macs: Arc<MacTable>,
+    /// What each peer may claim, by its number.
+    pub claims: Arc<[Claims]>,
     /// The queue to the control thread.
     pub events: Arc<Events>,
 }
 
 impl Worker {
     /// Starts a worker on a queue of the port and a socket; returns when its engine works, or with the reason why not.
+    /// `opened` is called on its thread once nothing is left to be opened: there it can give up rights.
     pub fn spawn(
         config: WorkerConfig,
         port: OwnedFd,
         underlay: UdpSocket,
         shared: Shared,
         table: Arc<PeerTable>,
+        opened: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<Worker> {
-        let stats = Arc::new(WorkerStats::new(table.peers.len()));
+        let peers = table.peers.len();
+        let stats = Arc::new(WorkerStats::new(peers));
         let mailbox = Arc::new(Mailbox::default());
         let stop = Arc::new(EventFd::new()?);
         let stopping = Arc::new(AtomicBool::new(false));
@@ -138,7 +143,9 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    Ring::new([port.as_fd(), underlay.as_fd(), stop.as_fd()], config.io())
+                    let ring = Ring::new([port.as_fd(), underlay.as_fd(), stop.as_fd()], config.io(peers))?;
+                    opened()?;
+                    Ok(ring)
                 };
                 let ring = match begin() {
                     Ok(ring) => ring,
@@ -208,6 +215,7 @@ struct Context<'a> {
     ring: Ring,
     port: std::os::fd::BorrowedFd<'a>,
     macs: Arc<MacTable>,
+    claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
     news: News,
@@ -219,69 +227,6 @@ struct Context<'a> {
 impl Context<'_> {
     fn count(&self, ending: Ending) {
         self.stats.counters.add(ending, 1);
-    }
-
-    fn peer_stats(&self, peer: PeerId) -> Option<&PeerCounters> {
-        self.stats.peers.get(peer.index()).map(|p| &**p)
-    }
-}
-
-/// Events to the control thread, signalled once per batch.
-struct News {
-    events: Arc<Events>,
-    stats: Arc<WorkerStats>,
-    pending: bool,
-    moves: RateLimit,
-    /// Learn events of this second, by hash: a burst of frames from a new MAC is one event, not one each.
-    recent: [u64; 256],
-    recent_second: u32,
-}
-
-impl News {
-    fn push(&mut self, event: Event) -> bool {
-        self.pending = true;
-        self.events.push(event)
-    }
-
-    /// False if this was told before, or could not be told.
-    fn learn(&mut self, learn: Learn, now: Now) -> bool {
-        if self.recent_second != now.seconds() {
-            self.recent_second = now.seconds();
-            self.recent.fill(0);
-        }
-        let mark = learn.mark();
-        let place = &mut self.recent[(mark >> 56) as usize];
-        if *place == mark {
-            return false;
-        }
-        *place = mark;
-        let told = self.push(Event::Learn(learn));
-        if !told {
-            bump(&self.stats.learn_lost, 1);
-            self.recent[(mark >> 56) as usize] = 0;
-        }
-        told
-    }
-
-    /// Tells of a MAC that has moved from one peer to another, and waits a moment until the table has it: the answer to
-    /// the frame at hand can be back at once, and would go to where the MAC was. Rare, and kept so; nothing is
-    /// overtaken meanwhile.
-    fn learn_move(&mut self, learn: Learn, now: Now, macs: &MacTable) {
-        if !self.learn(learn, now) || !self.moves.allow(now.ms) {
-            return;
-        }
-        self.signal();
-        let begin = Instant::now();
-        while begin.elapsed() < MOVE_PATIENCE && macs.lookup(learn.key).map(|entry| entry.owner) != Some(learn.at) {
-            // The control thread may want this very core.
-            std::thread::yield_now();
-        }
-    }
-
-    fn signal(&mut self) {
-        if std::mem::take(&mut self.pending) {
-            self.events.signal();
-        }
     }
 }
 
@@ -304,19 +249,13 @@ impl<'a> State<'a> {
         table: Arc<PeerTable>,
     ) -> State<'a> {
         let peers = table.peers.len();
-        let news = News {
-            events: shared.events,
-            stats: stats.clone(),
-            pending: false,
-            moves: RateLimit::new(MOVE_RATE),
-            recent: [0; 256],
-            recent_second: 0,
-        };
+        let news = News::new(shared.events, stats.clone());
         State {
             context: Context {
                 ring,
                 port,
                 macs: shared.macs,
+                claims: shared.claims,
                 table,
                 stats,
                 news,
@@ -339,6 +278,7 @@ impl<'a> State<'a> {
             self.context.ring.wait()?;
             self.mailbox.refresh(&mut self.context.table);
             self.context.now = Now { ms: self.epoch.elapsed().as_millis() as u64 };
+            self.context.ring.zero_copy.now_ms = self.context.now.ms;
             let mut stop = self.batch()?;
             // The next train brings the rest of a super-frame. Writing it whole is half the work for the bridge, and makes
             // half the acknowledgements.
@@ -346,10 +286,12 @@ impl<'a> State<'a> {
                 if stop || !self.ingress.is_unfinished() || !self.context.ring.settle()? {
                     break;
                 }
+                // What has just come may be in a session that began meanwhile.
+                self.mailbox.refresh(&mut self.context.table);
                 stop = self.batch()?;
             }
             self.ingress.flush(&mut self.context)?; // (12)
-            self.context.news.signal();
+            self.context.news.signal(self.context.now);
             if stop {
                 return self.context.ring.submit();
             }
@@ -401,6 +343,11 @@ impl<'a> State<'a> {
                 (false, _) => Ending::SendUnreachable,
             };
             stats.counters.add(ending, refusal.frames);
+        }
+        for (peer, path) in ring.zero_copy.changes() {
+            if let Some(account) = stats.peers.get(peer.index()) {
+                account.zero_copy.store(path.pack(), Relaxed);
+            }
         }
         if ring.gso_refused() {
             stats.gso_refused.store(true, Relaxed);

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::claims::Claims;
 use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Events, Wake};
@@ -22,6 +23,7 @@ use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::port::PortKind;
+use ipop_dataplane::session::{Cipher, Incoming, KEY_LEN, Key, Outgoing};
 use ipop_dataplane::underlay;
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
@@ -56,6 +58,8 @@ pub struct Kind {
     pub waiting: Waiting,
     pub engine: EngineChoice,
     pub udp_gso: bool,
+    /// Datagrams are sealed.
+    pub cipher: Option<Cipher>,
 }
 
 impl Default for Kind {
@@ -66,6 +70,7 @@ impl Default for Kind {
             waiting: Waiting::default(),
             engine: EngineChoice::IoUring,
             udp_gso: true,
+            cipher: None,
         }
     }
 }
@@ -79,10 +84,11 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
     let mut sides = Vec::new();
     for (index, socket) in sockets.into_iter().enumerate() {
         let other = 1 - index;
+        let key = |from: usize| kind.cipher.map(|cipher| Key::new(cipher, &[from as u8; KEY_LEN]));
         let view = PeerView {
             address: addresses[other],
-            their_session: sessions[other],
-            our_session: sessions[index],
+            outgoing: Some(Arc::new(Outgoing::new(sessions[other], key(index), 1))),
+            incoming: vec![Arc::new(Incoming::new(sessions[index], key(other)))],
             up: true,
             max_datagram,
         };
@@ -105,7 +111,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let Kind { port: port_kind, offloads, waiting, engine, udp_gso } = kind;
+        let Kind { port: port_kind, offloads, waiting, engine, udp_gso, cipher: _ } = kind;
         let config = WorkerConfig {
             lane: 0,
             cpu: None,
@@ -117,9 +123,11 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             offloads,
             engine,
             udp_gso,
+            zero_copy: true,
         };
-        let shared = Shared { macs, events: events.clone() };
-        let worker = Worker::spawn(config, inner, socket, shared, Arc::new(PeerTable::new(vec![view])));
+        let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
+        let table = Arc::new(PeerTable::new(vec![view], None));
+        let worker = Worker::spawn(config, inner, socket, shared, table, || Ok(()));
         sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
     }
     sides.try_into().ok().expect("two sides")
@@ -173,8 +181,14 @@ impl Peer {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let session = session_index(PeerId(0), 2);
         let address = socket.local_addr().unwrap();
-        let view = PeerView { address, their_session: 1, our_session: session, up: true, max_datagram: 1472 };
-        b.worker.mailbox.publish(Arc::new(PeerTable::new(vec![view])));
+        let view = PeerView {
+            address,
+            outgoing: Some(Arc::new(Outgoing::new(1, None, 1))),
+            incoming: vec![Arc::new(Incoming::new(session, None))],
+            up: true,
+            max_datagram: 1472,
+        };
+        b.worker.mailbox.publish(Arc::new(PeerTable::new(vec![view], None)));
         Peer { socket, to: b.address.into(), session, counter: 0 }
     }
 

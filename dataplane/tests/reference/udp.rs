@@ -172,7 +172,8 @@ pub fn datagrams(frame: &[u8], header: &VnetHeader) -> Vec<Vec<u8>> {
         return vec![frame];
     }
     assert_eq!((header.gso_type, partial, offset), (5, true, 6), "what the kernel asks of a UDP super-frame");
-    let l3 = (0..3).map(|tags| 14 + 4 * tags).find(|at| frame[at - 2..*at] != [0x81, 0]).expect("two tags at most");
+    let is_tag = |at: usize| matches!(frame[at - 2..at], [0x81, 0] | [0x88, 0xa8]);
+    let l3 = (0..3).map(|tags| 14 + 4 * tags).find(|at| !is_tag(*at)).expect("two tags at most");
     let (v6, l4) = (frame[l3 - 2..l3] == [0x86, 0xdd], start);
     // Lengths and the sum that stand in the super-frame are what the kernel computes with, so they must be right.
     let udp_len = frame.len() - l4;

@@ -4,7 +4,7 @@ use std::env;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ipop_lab::{Cmd, Container, Kind, Lab, Process, interrupt, lxc_available};
+use ipop_lab::{Cmd, Container, Kind, Lab, Process, TAP, interrupt, lxc_available};
 
 use crate::error::{Context, Error, Result};
 use crate::result::fingerprint::Fingerprint;
@@ -16,6 +16,7 @@ use crate::systems;
 /// The addresses of the two ends.
 const NEAR: &str = "10.0.3.3";
 const FAR: &str = "10.0.3.104";
+const GUEST: &str = "10.0.3.5/24";
 /// Where a container finds the program and the host's processes.
 const PROGRAM_INSIDE: &str = "/usr/bin/ipop-bench";
 const PROC_INSIDE: &str = "/host-proc";
@@ -78,7 +79,7 @@ impl Bench {
         Ok(Self { near, far, lab, program, proc: proc.to_owned(), inner_mtu, pins, lxc })
     }
 
-    /// Starts `serve`. Each system gets one of its own: it may die and leave the other end waiting for a `run` that has
+    /// Starts `serve`. Each measurement gets one of its own: a system may die and leave the other end waiting for a `run` that has
     /// long gone.
     fn serve(&self) -> Result<Process> {
         let mut line = vec![self.program.clone(), "serve".into(), "--listen".into(), format!("{FAR}:{PORT}")];
@@ -133,10 +134,26 @@ impl Bench {
         note: &mut dyn FnMut(&str),
     ) -> Result<Measurement> {
         note("starts");
-        let mut serve = self.serve()?;
+        let mut running = self.start(kind)?;
+        self.run(&mut *running, scenario, note)
+    }
+
+    /// Starts a system, and waits until it carries a ping.
+    pub fn start(&self, kind: &dyn systems::Kind) -> Result<Box<dyn systems::Running>> {
         let mut running = kind.start(&self.lab, self.inner_mtu)?;
         self.wait_reachable()?;
         running.check()?;
+        Ok(running)
+    }
+
+    /// Measures a system that was started.
+    pub fn run(
+        &self,
+        running: &mut dyn systems::Running,
+        scenario: &Scenario,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<Measurement> {
+        let mut serve = self.serve()?;
         let mut line = vec![self.program.clone(), "run".into(), "--to".into(), format!("{FAR}:{PORT}")];
         let scenario_text = serde_json::to_string(scenario).map_err(|error| Error::other(error.to_string()))?;
         line.extend(["--scenario".into(), scenario_text, "--json".into(), "--notes".into()]);
@@ -159,6 +176,15 @@ impl Bench {
         let mut file: ResultFile = serde_json::from_str(&output.stdout)
             .map_err(|error| Error::other(format!("ipop-bench run gave no result: {error}")))?;
         file.measurements.pop().ok_or_else(|| Error::other("ipop-bench run gave no measurement"))
+    }
+
+    /// One more container, beside the near end, whose frames the bridges do not learn from: the kernel's own work for MACs
+    /// that a guest makes up shall not count as that of the gateways, which run already.
+    pub fn guest(&self) -> Result<Container> {
+        let guest = self.lab.container(0, "guest", &[GUEST])?;
+        self.lab.gateway(0).run(["bridge", "link", "set", "dev", &guest.port(), "learning", "off"])?;
+        self.lab.gateway(1).run(["bridge", "link", "set", "dev", TAP, "learning", "off"])?;
+        Ok(guest)
     }
 
     /// Waits until a ping comes back. What the ends knew of the last system's days is forgotten before.

@@ -11,6 +11,7 @@ pub mod report;
 pub mod result;
 pub mod scenario;
 pub mod session;
+pub mod storm;
 pub mod systems;
 pub mod table;
 pub mod traffic;

@@ -16,7 +16,7 @@ use ipop_bench::result::{Category, Measurement, ResultFile, SCHEMA, System};
 use ipop_bench::scenario::{Scenario, Size};
 use ipop_bench::session::client::Session;
 use ipop_bench::session::{PORT, server::Server};
-use ipop_bench::{diff, measure, report, systems, table};
+use ipop_bench::{diff, measure, report, storm, systems, table};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -38,6 +38,8 @@ enum Command {
     Lab(Lab),
     /// Measures ipop, a plain cable, kernel VXLAN and other overlays in one lab, in turns.
     Compare(Compare),
+    /// Measures what a guest that sends from random MACs costs the traffic of others.
+    Storm(Storm),
     /// Turns results into one HTML page and plots.
     Report(Report),
     /// Tells what changed between two results beyond the noise. Exit status 1: something got worse.
@@ -155,6 +157,19 @@ struct Compare {
 }
 
 #[derive(Debug, Args)]
+struct Storm {
+    #[command(flatten)]
+    lab: InLab,
+    /// How many rounds.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100), default_value_t = 7)]
+    rounds: u32,
+    /// Frames per second of the guest.
+    #[arg(long, value_name = "FRAMES/S,...", value_delimiter = ',', default_value = "10000,100000",
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    rates: Vec<u32>,
+}
+
+#[derive(Debug, Args)]
 struct Report {
     /// Results of run, lab or compare.
     #[arg(required = true, value_name = "FILE")]
@@ -182,6 +197,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(arguments),
         Command::Lab(arguments) => lab(arguments),
         Command::Compare(arguments) => compare(arguments),
+        Command::Storm(arguments) => storm(arguments),
         Command::Report(arguments) => make_report(&arguments),
         Command::Diff(arguments) => difference(&arguments),
     };
@@ -306,24 +322,49 @@ fn in_lab(
     kinds: Vec<Box<dyn systems::Kind>>,
     install: bool,
 ) -> Result<ExitCode> {
-    if !ipop_lab::is_root() {
-        return Err(Error::other(format!("needs root, for network namespaces: sudo tools/ipop-bench {kind}")));
-    }
-    ipop_lab::interrupt::install()?;
+    let (out, pins) = arguments.place(kind)?;
     let kinds = compare::available(kinds, install)?;
-    let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
-    let out = arguments.out.unwrap_or_else(|| format!("ipop-bench-{stamp}").into());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let pins = Some(arguments.pin).filter(|pins| !arguments.no_pin && pins.near.max(pins.far) < cores);
-    if pins.is_none() && !arguments.no_pin {
-        eprintln!("this machine has {cores} cores, so nothing is pinned");
-    }
     let plan = Plan { kind, scenario, rounds, pins, out: out.clone() };
     let file = compare::measure(&plan, &kinds, &mut Progress::new())?;
     print(&file, arguments.json)?;
     eprintln!("{0}; for a page with plots: tools/ipop-bench report {0}", out.join("result.json").display());
     let failed = file.measurements.iter().any(|measurement| measurement.error.is_some());
     Ok(if failed { ExitCode::from(2) } else { ExitCode::SUCCESS })
+}
+
+impl InLab {
+    /// Where results go and the ends run, once it is clear that a lab can be built.
+    fn place(&self, kind: &str) -> Result<(PathBuf, Option<Pins>)> {
+        if !ipop_lab::is_root() {
+            return Err(Error::other(format!("needs root, for network namespaces: sudo tools/ipop-bench {kind}")));
+        }
+        ipop_lab::interrupt::install()?;
+        let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        let out = self.out.clone().unwrap_or_else(|| format!("ipop-bench-{stamp}").into());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let pins = Some(self.pin).filter(|pins| !self.no_pin && pins.near.max(pins.far) < cores);
+        if pins.is_none() && !self.no_pin {
+            eprintln!("this machine has {cores} cores, so nothing is pinned");
+        }
+        Ok((out, pins))
+    }
+}
+
+fn storm(arguments: Storm) -> Result<ExitCode> {
+    let Storm { lab, rounds, rates } = arguments;
+    let (out, pins) = lab.place("storm")?;
+    let scenario = lab.what.load("storm", "storm")?;
+    let kinds = compare::available(systems::select(&["ipop-clear".to_owned()])?, false)?;
+    let plan = storm::Plan { scenario, rounds, rates, pins, out: out.clone() };
+    let kind = kinds.first().ok_or_else(|| Error::other("ipop cannot run here"))?;
+    let file = storm::measure(&plan, &**kind, &mut Progress::new())?;
+    if lab.json {
+        print(&file, true)?;
+    } else {
+        print!("{}", storm::summary(&file));
+    }
+    eprintln!("{}", out.join("result.json").display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn make_report(arguments: &Report) -> Result<ExitCode> {

@@ -10,11 +10,12 @@ use crate::error::{Error, Result, read};
 use crate::traffic::sequence::NUMBERS;
 
 /// The scenarios that come with the program.
-const BUILT_IN: [(&str, &str); 4] = [
+const BUILT_IN: [(&str, &str); 5] = [
     ("full", include_str!("../../../perf/scenarios/full.json")),
     ("compare", include_str!("../../../perf/scenarios/compare.json")),
     ("quick", include_str!("../../../perf/scenarios/quick.json")),
     ("glance", include_str!("../../../perf/scenarios/glance.json")),
+    ("storm", include_str!("../../../perf/scenarios/storm.json")),
 ];
 
 /// What to measure. A part that is absent is not measured.

@@ -1,13 +1,14 @@
-//! `ipop`: a layer-2 overlay switch. Runs a gateway, checks its config, shows what a running one does.
+//! `ipop`: a layer-2 overlay switch. Runs a gateway, checks its config, makes keys, shows what a running one does.
 
 mod client;
 mod show;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ipop_control::config::{Config, DEFAULT_CONTROL_SOCKET};
+use ipop_control::keys::{KeyError, PresharedKey, PrivateKey};
 use tracing_subscriber::EnvFilter;
 
 /// Layer-2 overlay switch: joins the Linux bridges of several hosts into one segment.
@@ -28,6 +29,13 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// Make a key for a gateway and print its public key, which goes into the config of the peers.
+    Keygen(KeygenArgs),
+    /// Print the public key that belongs to a private key.
+    Pubkey {
+        /// The file that keygen made; "-" for standard input.
+        file: PathBuf,
+    },
     /// Show the gateway: settings, what passed, what was dropped and why.
     Status(Query),
     /// Show the other gateways: state, path MTU, traffic.
@@ -38,6 +46,8 @@ enum Command {
     Arp(Query),
     /// Show the last messages exchanged with peers.
     Rpc(Query),
+    /// Agree on new keys with every peer that is up, now instead of after two minutes.
+    Rekey(Query),
 }
 
 #[derive(Args)]
@@ -48,6 +58,16 @@ struct RunArgs {
     /// What to log: error, warn, info, debug (each message between gateways), or a filter of the tracing crate.
     #[arg(long, default_value = "info", env = "IPOP_LOG")]
     log: String,
+}
+
+#[derive(Args)]
+struct KeygenArgs {
+    /// The file to make, readable for its owner only. One that is there is not overwritten.
+    #[arg(long)]
+    out: PathBuf,
+    /// A secret for two gateways to share ("preshared_key_file") instead; nothing is printed.
+    #[arg(long)]
+    preshared: bool,
 }
 
 #[derive(Args)]
@@ -64,11 +84,14 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Check { config } => check(&config),
+        Command::Keygen(args) => keygen(&args),
+        Command::Pubkey { file } => pubkey(&file),
         Command::Status(query) => show(&query, "status", show::status),
         Command::Peers(query) => show(&query, "peers", show::peers),
         Command::Macs(query) => show(&query, "macs", show::macs),
         Command::Arp(query) => show(&query, "arp", show::arp),
         Command::Rpc(query) => show(&query, "rpc", show::rpc),
+        Command::Rekey(query) => show(&query, "rekey", show::rekey),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,18 +115,43 @@ fn run(args: &RunArgs) -> Result<(), String> {
     ipop_control::gateway::run(config, || tracing::info!("ready")).map_err(|e| e.to_string())
 }
 
-fn check(path: &std::path::Path) -> Result<(), String> {
+fn check(path: &Path) -> Result<(), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
     for warning in &config.warnings {
         eprintln!("ipop: warning: {warning}");
     }
     println!("{}: good", path.display());
+    match &config.identity {
+        Some(key) => println!("  key    {}", key.public()),
+        None => println!("  key    none, clear text"),
+    }
     println!("  port   {}", config.port);
     println!("  listen {} (network {})", config.listen, config.network);
     for peer in &config.peers {
         println!("  peer   {} at {}", peer.name, peer.address);
     }
     Ok(())
+}
+
+fn keygen(args: &KeygenArgs) -> Result<(), String> {
+    if args.out.as_os_str() == "-" {
+        return Err("--out -: a secret is written to a file, never to a terminal or a pipe; name one".to_owned());
+    }
+    let text = |e: KeyError| e.to_string();
+    if args.preshared {
+        return PresharedKey::generate().and_then(|key| key.create(&args.out)).map_err(text);
+    }
+    let key = PrivateKey::generate().map_err(text)?;
+    key.create(&args.out).map_err(text)?;
+    print(&format!("{}\n", key.public()))
+}
+
+fn pubkey(file: &Path) -> Result<(), String> {
+    let key = match file.as_os_str() == "-" {
+        true => PrivateKey::read(std::io::stdin(), Path::new("standard input")),
+        false => PrivateKey::load(file),
+    };
+    print(&format!("{}\n", key.map_err(|e| e.to_string())?.public()))
 }
 
 fn show<T: serde::de::DeserializeOwned>(query: &Query, command: &str, render: fn(&T) -> String) -> Result<(), String> {
@@ -115,6 +163,10 @@ fn show<T: serde::de::DeserializeOwned>(query: &Query, command: &str, render: fn
             .map_err(|e| format!("the gateway is of another version and answers in another form ({e}); try --json"))?;
         render(&report)
     };
+    print(&text)
+}
+
+fn print(text: &str) -> Result<(), String> {
     // Not print!: a closed pipe (`ipop macs | head`) is no reason to panic.
     match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),

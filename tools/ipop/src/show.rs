@@ -1,6 +1,11 @@
 //! The reports of a gateway as tables for people.
 
-use ipop_control::report::{Arp, Feature, Macs, Peers, PortKind, PortStatus, Rpc, Status, WorkerStatus, drop_reason};
+use std::collections::BTreeMap;
+
+use ipop_control::report::{
+    Arp, Confinement, Feature, Macs, Peers, PortKind, PortStatus, Rekey, Rpc, Status, WorkerStatus, drop_reason,
+    refusal_reason,
+};
 
 /// `ipop status`.
 pub(crate) fn status(s: &Status) -> String {
@@ -19,6 +24,7 @@ pub(crate) fn status(s: &Status) -> String {
     line("workers", format!("{} ({}), {}", s.workers.len(), cpus.join(", "), engines.join("; ")));
     let offloads: Vec<String> = s.offloads.iter().map(feature).collect();
     line("offloads", offloads.join(", "));
+    line("confinement", confinement(&s.confinement, &s.workers));
     line("peers", format!("{} of {} up", s.peers.used, s.peers.of));
     line("tables", format!("{} of {} MACs, {} ARP and ND entries", s.mac_table.used, s.mac_table.of, s.arp_entries));
 
@@ -27,13 +33,9 @@ pub(crate) fn status(s: &Status) -> String {
         out.push_str(&format!("  {name:<22}{count:>14}\n"));
     }
     out.push_str("\ndropped\n");
-    let dropped: Vec<_> = s.drops.iter().filter(|(_, count)| **count > 0).collect();
-    if dropped.is_empty() {
-        out.push_str("  nothing\n");
-    }
-    for (name, count) in dropped {
-        out.push_str(&format!("  {name:<22}{count:>14}  {}\n", drop_reason(name).unwrap_or_default()));
-    }
+    reasons(&mut out, &s.drops, drop_reason);
+    out.push_str("\nclaims refused\n");
+    reasons(&mut out, &s.refused, refusal_reason);
     out.push_str("\nARP and neighbour discovery\n");
     counters(&mut out, &s.arp);
     out.push_str("\nMACs\n");
@@ -42,6 +44,16 @@ pub(crate) fn status(s: &Status) -> String {
         out.push_str(&format!("  {:<22}{:>14}\n", "learn_lost", s.learn_lost));
     }
     out
+}
+
+fn reasons(out: &mut String, counts: &BTreeMap<String, u64>, describe: fn(&str) -> Option<&'static str>) {
+    let some: Vec<_> = counts.iter().filter(|(_, count)| **count > 0).collect();
+    if some.is_empty() {
+        out.push_str("  nothing\n");
+    }
+    for (name, count) in some {
+        out.push_str(&format!("  {name:<22}{count:>14}  {}\n", describe(name).unwrap_or_default()));
+    }
 }
 
 fn port(port: &PortStatus) -> String {
@@ -65,6 +77,14 @@ fn engine(w: &WorkerStatus) -> String {
         text += &format!(", {}", feature(missing));
     }
     text
+}
+
+/// Who it runs as, what that keeps, and what keeps it there; the list of a worker's ring is the ring's own.
+fn confinement(c: &Confinement, workers: &[WorkerStatus]) -> String {
+    let capabilities = if c.capabilities.is_empty() { "none".to_owned() } else { c.capabilities.join(", ") };
+    let rings = workers.iter().take(1).flat_map(|w| &w.features).filter(|f| f.name == "ring_restrictions");
+    let features: Vec<String> = c.features.iter().chain(rings).map(feature).collect();
+    format!("user {}, capabilities {capabilities}; {}", c.user, features.join(", "))
 }
 
 fn feature(f: &Feature) -> String {
@@ -100,10 +120,32 @@ pub(crate) fn peers(report: &Peers) -> String {
             octets(p.rx_bytes),
             p.tx_frames.to_string(),
             octets(p.tx_bytes),
+            p.zero_copy.clone(),
         ]
     });
-    let head = ["PEER", "ADDRESS", "STATE", "FOR", "HEARD", "PATH MTU", "MACS", "RX FRAMES", "RX", "TX FRAMES", "TX"];
+    let head = [
+        "PEER",
+        "ADDRESS",
+        "STATE",
+        "FOR",
+        "HEARD",
+        "PATH MTU",
+        "MACS",
+        "RX FRAMES",
+        "RX",
+        "TX FRAMES",
+        "TX",
+        "ZERO COPY",
+    ];
     table(&head, rows.collect(), "no peers in the config")
+}
+
+/// `ipop rekey`.
+pub(crate) fn rekey(report: &Rekey) -> String {
+    match report.asked {
+        0 => "no peer to agree on new keys with: none is up, or links are in clear text\n".to_owned(),
+        asked => format!("new keys are being agreed on with {asked} peers\n"),
+    }
 }
 
 /// `ipop macs`.

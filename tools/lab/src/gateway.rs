@@ -1,9 +1,11 @@
 //! One gateway host of a lab.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ipop_control::keys::PublicKey;
 use serde_json::{Value, json};
 
 use crate::command::{Output, Process};
@@ -18,6 +20,12 @@ use crate::topology::{BRIDGE, PORT_READY, TAP, UPLINK};
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) endpoint: SocketAddr,
+    pub(crate) public_key: PublicKey,
+}
+
+/// Where the private key of a gateway is.
+pub(crate) fn key_file(run: &Run, gateway: &str) -> PathBuf {
+    run.dir().join(format!("{gateway}.key"))
 }
 
 /// A gateway host: a namespace with an uplink, a bridge, and room for a daemon. Clones are the same gateway.
@@ -78,20 +86,28 @@ impl Gateway {
         self.netns().spawn(argv)
     }
 
-    /// The default configuration of `ipop` for this gateway: clear text, with all other gateways as peers. Change what
-    /// shall be different by indexing: `config["arp_expiry"] = 2.into()`.
+    /// The default configuration of `ipop` for this gateway: its key, and all other gateways with theirs as peers. Change
+    /// what shall be different by indexing: `config["sec"] = false.into()` for clear text.
     pub fn config(&self) -> Value {
         let others = self.0.roster.iter().filter(|member| member.name != self.name());
-        let peers: Vec<Value> =
-            others.map(|member| json!({ "name": member.name, "address": member.endpoint.to_string() })).collect();
-        let socket = self.lab_run().dir().join(format!("{}.sock", self.name()));
+        let peers: Vec<Value> = others
+            .map(|member| {
+                json!({
+                    "name": member.name,
+                    "address": member.endpoint.to_string(),
+                    "public_key": member.public_key.to_string(),
+                })
+            })
+            .collect();
+        // A directory of its own, which the daemon makes for the user that it runs as.
+        let socket = self.lab_run().dir().join(self.name()).join("ipop.sock");
         json!({
             "switchmode": 1,
             "name": self.name(),
             "tap": TAP,
             "bridge": BRIDGE,
             "listen": self.endpoint().to_string(),
-            "sec": false,
+            "private_key_file": key_file(self.lab_run(), self.name()).display().to_string(),
             "peers": peers,
             "arp_expiry": 300,
             "mac_expiry": 300,

@@ -31,10 +31,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ipop_control::keys::PrivateKey;
+
 use crate::container::{Container, ContainerBuilder, Kind};
 use crate::daemon::Daemon;
 use crate::error::{Error, Result};
-use crate::gateway::{Gateway, Member};
+use crate::gateway::{Gateway, Member, key_file};
 use crate::netns::Netns;
 use crate::run::Run;
 
@@ -165,12 +167,7 @@ impl Builder {
             Some(name) => Run::named(name)?,
             None => Run::new()?,
         };
-        let roster: Arc<[Member]> = (0..self.gateways)
-            .map(|index| Member {
-                name: format!("gw-{}", char::from(b'a' + index as u8)),
-                endpoint: SocketAddr::new(self.family.address(index), PORT),
-            })
-            .collect();
+        let roster = (0..self.gateways).map(|index| self.member(&run, index)).collect::<Result<Arc<[Member]>>>()?;
         let gateways = (0..self.gateways)
             .map(|index| {
                 let netns = Netns::new(&run, &roster[index].name)?;
@@ -185,6 +182,15 @@ impl Builder {
             gateway.netns().wait_carrier(UPLINK, PORT_READY)?;
         }
         Ok(Lab { underlay, gateways, kind: self.kind, inner_ipv6: self.inner_ipv6, containers: AtomicU32::new(0), run })
+    }
+
+    /// A gateway's name and address, and a key that is made for it.
+    fn member(&self, run: &Run, index: usize) -> Result<Member> {
+        let name = format!("gw-{}", char::from(b'a' + index as u8));
+        let key = PrivateKey::generate()
+            .and_then(|key| key.create(&key_file(run, &name)).map(|()| key.public()))
+            .map_err(|error| Error::other(format!("the key of {name}: {error}")))?;
+        Ok(Member { name, endpoint: SocketAddr::new(self.family.address(index), PORT), public_key: key })
     }
 
     /// Lays the cables of the underlay.

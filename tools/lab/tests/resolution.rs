@@ -20,6 +20,8 @@ mod arp;
 mod claims;
 #[path = "resolution/kit.rs"]
 mod kit;
+#[path = "resolution/limits.rs"]
+mod limits;
 #[path = "resolution/nd.rs"]
 mod nd;
 #[path = "resolution/ndp.rs"]
@@ -65,6 +67,11 @@ fn main() -> ExitCode {
         plain("arp_simultaneous_probes_cross", claims::probes_cross),
         plain("arp_a_peer_that_left_takes_its_addresses_along", claims::peer_left),
         plain("arp_a_host_moves_with_its_address", claims::moved_host),
+        plain("limits_allowed_macs", limits::allowed_macs),
+        plain("limits_allowed_ips", limits::allowed_ips),
+        plain("limits_a_peer_fills_no_table", limits::peer_shares),
+        plain("limits_a_guest_fills_no_table", limits::station_share),
+        plain("limits_an_address_that_is_alive_is_not_taken", limits::takeover),
         plain("nd_the_six_steps", nd::six_steps),
         plain("nd_the_router_flag_is_kept", nd::router_flag),
         plain("nd_a_duplicate_is_objected_to", nd::duplicate_on_the_wire),

@@ -22,10 +22,12 @@ pub(super) struct Ipop {
     change: fn(&mut Value, usize),
 }
 
-/// Each is measured on its own. The first is set beside the others: there the scheduler places every daemon. In the second each
-/// gateway has the core that its container is pinned to, as if that core were its machine.
-pub(super) const MODES: [Ipop; 2] = [
+/// Each is measured on its own. The first two are set beside the others: there the scheduler places every daemon. In the third
+/// each gateway has the core that its container is pinned to, as if that core were its machine.
+pub(super) const MODES: [Ipop; 3] = [
     Ipop { id: "ipop-clear", label: "ipop, clear text", change: |config, _| config["sec"] = false.into() },
+    // As it is by default.
+    Ipop { id: "ipop-encrypted", label: "ipop, encrypted", change: |_, _| {} },
     Ipop {
         id: "ipop-pinned",
         label: "ipop, clear text, a core each",
@@ -50,6 +52,12 @@ impl Kind for Ipop {
             config["mtu"] = inner_mtu.into();
             (self.change)(config, gateway.index());
         })?;
+        for daemon in &daemons.0 {
+            // A figure must not stand under the wrong heading.
+            if daemon.status("status")?["sec"] != self.system().encrypted {
+                return Err(Error::other(format!("{} runs otherwise than {} says", name(daemon), self.id)));
+            }
+        }
         Ok(Box::new(daemons))
     }
 }

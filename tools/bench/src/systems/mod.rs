@@ -127,7 +127,10 @@ mod tests {
     fn says_what_there_is_when_asked_for_something_else() {
         for wrong in ["tin", "tinc-", "", "wireguard"] {
             let error = ids(&[wrong]).expect_err(wrong).to_string();
-            assert!(error.contains("veth, vxlan, ipop-clear, ipop-pinned, ipop-interface, tinc-clear"), "{error}");
+            assert!(
+                error.contains("veth, vxlan, ipop-clear, ipop-encrypted, ipop-pinned, ipop-interface, tinc-clear"),
+                "{error}"
+            );
         }
     }
 }

@@ -3,75 +3,18 @@
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::thread;
 use std::time::Duration;
 
-use ipop_lab::{Container, Daemon, Process, RawPort, udp_socket};
+use ipop_lab::{Daemon, RawPort, udp_socket};
 use libtest_mimic::Failed;
 
-use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, resident, until, with_logs};
-use super::wire::{DATA, Forger, HANDSHAKE, VERSION, datagram, payloads, record};
-
-/// Memory that a gateway may have after all that, in KiB.
-const MEMORY: u64 = 100 << 10;
-/// Senders pause after so many, so that the test shows what the program makes of them and not how long a queue is.
-const BURST: usize = 100;
-const PAUSE: Duration = Duration::from_millis(2);
-
-fn pace(number: usize) {
-    if number % BURST == BURST - 1 {
-        thread::sleep(PAUSE);
-    }
-}
-
-/// Pings every 50 ms until it is told to stop.
-struct Pings(Process);
-
-impl Pings {
-    fn start(from: &Container, to: &str) -> Result<Pings, Failed> {
-        let mut process = from.spawn(["ping", "-n", "-i", "0.05", "-W", "2", to])?;
-        process.wait_for_stdout("icmp_seq=3", Duration::from_secs(3))?;
-        Ok(Pings(process))
-    }
-
-    /// Every one must have been answered, once.
-    fn stop(mut self, what: &str) -> Outcome {
-        self.0.signal(nix::sys::signal::Signal::SIGINT)?;
-        let output = self.0.wait(Duration::from_secs(5))?;
-        let summary = output.stdout.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default();
-        let number = |at: usize| summary.split_whitespace().nth(at).and_then(|n| n.parse::<i64>().ok());
-        let (sent, received) = (number(0).unwrap_or(0), number(3).unwrap_or(0));
-        // The last one may have been on its way when the signal came.
-        let whole = sent > 3 && sent - received <= 1 && !summary.contains("duplicates");
-        ensure(whole, format!("pings {what}: {summary}"))
-    }
-}
-
-fn unharmed(pair: &Pair, what: &str, daemons: [&mut Daemon; 2]) -> Outcome {
-    for daemon in daemons {
-        let name = daemon.gateway().name().to_owned();
-        ensure(daemon.is_running(), format!("{what}: {name} ended: {}", daemon.log()))?;
-        ensure(!daemon.log().contains("panicked"), format!("{what}: {name}: {}", daemon.log()))?;
-        let memory = resident(daemon.pid())?;
-        ensure(memory < MEMORY, format!("{what}: {name} has {memory} KiB"))?;
-        let lines = daemon.log().lines().count();
-        ensure(lines < 100, format!("{what}: {name} wrote {lines} log lines"))?;
-    }
-    pair.c0.ping(THERE, 1)?;
-    pair.c1.ping(HERE, 1)?;
-    Ok(())
-}
-
-fn counted(daemon: &Daemon, reasons: &[&str]) -> Outcome {
-    for reason in reasons {
-        ensure(daemon.counter(&format!("/drops/{reason}"))? > 0, format!("nothing is counted as {reason}"))?;
-    }
-    Ok(())
-}
+use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, until, with_logs};
+use super::unharmed::{Pings, belief, counted, pace, unharmed};
+use super::wire::{DATA, Forger, HELLO, INITIATION, VERSION, datagram, payloads, record};
 
 /// 100 000 datagrams: noise, headers that are almost right, replays, and records that are nonsense.
 pub(crate) fn datagrams() -> Outcome {
-    let (pair, mut a, mut b) = Pair::joined()?;
+    let (pair, mut a, mut b) = Pair::joined_in_clear_text()?;
     let peer = pair.gateway(1).endpoint();
     let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
     // What really passes, to be mutated and sent again.
@@ -92,8 +35,8 @@ pub(crate) fn datagrams() -> Outcome {
         match number % 7 {
             0 => {}
             1 => bytes = datagram(DATA, random.next() as u32, 0, number as u64, &bytes),
-            2 => bytes = datagram(HANDSHAKE, 0, 255, 0, &bytes),
-            3 => bytes = datagram(3 + random.below(13) as u8, session, 0, 0, &bytes),
+            2 => bytes = datagram(HELLO, 0, 255, 0, &bytes),
+            3 => bytes = datagram(5 + random.below(11) as u8, session, 0, 0, &bytes),
             4 => {
                 bytes = datagram(DATA, session, 0, 0, &bytes);
                 bytes[1 + random.below(3)] = 1;
@@ -282,23 +225,17 @@ fn hello(uid: &str, name: &str, session: u32, yours: Option<u32>) -> Vec<u8> {
     let body = format!(
         "{{\"msg_type\":\"hello\",\"uid\":\"{uid}\",\"name\":\"{name}\",\"session\":{session},\"your_session\":{yours}}}"
     );
-    datagram(HANDSHAKE, 0, 255, 0, body.as_bytes())
+    datagram(HELLO, 0, 255, 0, body.as_bytes())
 }
 
-fn bye(uid: &str, session: u32) -> Vec<u8> {
-    let body = format!("{{\"msg_type\":\"bye\",\"uid\":\"{uid}\",\"session\":{session}}}");
-    datagram(HANDSHAKE, 0, 255, 0, body.as_bytes())
-}
-
-/// What a gateway believes of its first peer.
-fn belief(daemon: &Daemon) -> ipop_lab::Result<String> {
-    let peer = &daemon.status("peers")?["peers"][0];
-    Ok(format!("{} {} {} {} {}", peer["state"], peer["ups"], peer["uid"], peer["remote_name"], peer["address"]))
+/// A goodbye travels in the session.
+fn bye(session: u32) -> Vec<u8> {
+    datagram(DATA, session, 200, 0, &record(4, 0, b"{\"msg_type\":\"bye\"}"))
 }
 
 /// Handshakes that are forged change nothing.
 pub(crate) fn handshakes() -> Outcome {
-    let (pair, mut a, mut b) = Pair::joined()?;
+    let (pair, mut a, mut b) = Pair::joined_in_clear_text()?;
     let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
     let peer = pair.gateway(1).endpoint();
     let elsewhere: SocketAddr = "10.99.0.2:5999".parse()?;
@@ -307,6 +244,13 @@ pub(crate) fn handshakes() -> Outcome {
         Ok(daemon.status("status")?["uid"].as_str().unwrap_or_default().to_owned())
     };
     let (own, theirs) = (uid(&a)?, uid(&b)?);
+    // What the peer sends to, seen on the wire.
+    let mut uplink = RawPort::open(pair.gateway(0).netns(), "eth0")?;
+    uplink.drain()?;
+    pair.c1.ping(HERE, 1)?;
+    let seen = payloads(&uplink.capture(Duration::from_millis(100))?, peer);
+    let genuine = seen.iter().find(|payload| payload[0] == VERSION | DATA).ok_or("no datagram was captured")?;
+    let session = u32::from_be_bytes([genuine[4], genuine[5], genuine[6], genuine[7]]);
     let before = belief(&a)?;
     let pings = Pings::start(&pair.c0, THERE)?;
     let huge = "x".repeat(1300);
@@ -319,10 +263,10 @@ pub(crate) fn handshakes() -> Outcome {
         ("a huge uid from the peer's address", peer, hello(&huge, "gw-b", 7, None)),
         ("no uid", peer, hello("", "gw-b", 7, None)),
         ("session 0", peer, hello(&theirs, "gw-b", 0, None)),
-        ("a goodbye from another port", elsewhere, bye(&theirs, 7)),
-        ("a goodbye with another session", peer, bye(&theirs, 7)),
-        ("a goodbye of another life", peer, bye("evil", 7)),
-        ("no handshake", peer, datagram(HANDSHAKE, 0, 255, 0, b"{\"msg_type\":\"hello\"}")),
+        ("a goodbye from another port", elsewhere, bye(session)),
+        ("a goodbye with another session", peer, bye(session ^ 0x1_0000)),
+        ("an initiation, which is for sealed links", peer, datagram(INITIATION, 0, 255, 0, &[0; 200])),
+        ("no handshake", peer, datagram(HELLO, 0, 255, 0, b"{\"msg_type\":\"hello\"}")),
     ];
     for (what, from, bytes) in &forged {
         forger.send(*from, bytes)?;
@@ -344,15 +288,15 @@ fn refusals(gateway: &Daemon) -> ipop_lab::Result<u64> {
 
 /// Hellos by the ten thousand, from strangers and in the peer's own name.
 pub(crate) fn hello_flood() -> Outcome {
-    let (pair, mut a, mut b) = Pair::joined()?;
+    let (pair, mut a, mut b) = Pair::joined_in_clear_text()?;
     let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
     let peer = pair.gateway(1).endpoint();
     let mut uplink = RawPort::open(pair.gateway(0).netns(), "eth0")?;
     // The keep-alive, as it is.
     let (frames, _) = uplink.capture_until(Duration::from_secs(7), |frame| {
-        payloads(&[frame.to_vec()], peer).iter().any(|payload| payload[0] == VERSION | HANDSHAKE)
+        payloads(&[frame.to_vec()], peer).iter().any(|payload| payload[0] == VERSION | HELLO)
     })?;
-    let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == VERSION | HANDSHAKE);
+    let genuine = payloads(&frames, peer).into_iter().find(|payload| payload[0] == VERSION | HELLO);
     let genuine = genuine.ok_or("no hello was captured")?;
     let before = belief(&a)?;
     let refused = refusals(&a)?;
@@ -368,7 +312,7 @@ pub(crate) fn hello_flood() -> Outcome {
     pings.stop("during 40 000 hellos")?;
     ensure(belief(&a)? == before, format!("{before} became {}", belief(&a)?))?;
     let seen = answers.capture(Duration::from_millis(200))?;
-    let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == VERSION | HANDSHAKE).count();
+    let hellos = payloads(&seen, pair.gateway(0).endpoint()).iter().filter(|p| p[0] == VERSION | HELLO).count();
     ensure(hellos < 200, format!("{hellos} hellos in answer to 40 000"))?;
     let counted = refusals(&a)? - refused;
     ensure(counted >= 10_000, format!("{counted} of 20 000 strangers' hellos are counted"))?;
@@ -381,11 +325,15 @@ pub(crate) fn itself_as_peer() -> Outcome {
     let gateway = pair.gateway(0);
     gateway.run(["ip", "address", "add", "10.99.0.77/24", "dev", "eth0"])?;
     let mut config = gateway.config();
+    config["sec"] = false.into();
     config["listen"] = "0.0.0.0:5800".into();
     let peers = config["peers"].as_array_mut().ok_or("no peers")?;
-    peers.push(serde_json::json!({ "name": "mirror", "address": "10.99.0.77:5800" }));
+    let key = ipop_control::keys::PrivateKey::generate()?.public().to_string();
+    peers.push(serde_json::json!({ "name": "mirror", "address": "10.99.0.77:5800", "public_key": key }));
     let mut a = gateway.start_ipop(&config)?;
-    let mut b = pair.gateway(1).start_ipop(&pair.gateway(1).config())?;
+    let mut other = pair.gateway(1).config();
+    other["sec"] = false.into();
+    let mut b = pair.gateway(1).start_ipop(&other)?;
     pair.traffic_within("to the real peer", Duration::from_secs(4))?;
     let warned = until("the warning", Duration::from_secs(5), || Ok(a.log().contains("is this gateway itself")));
     with_logs(warned, &[&a, &b])?;

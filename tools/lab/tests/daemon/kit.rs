@@ -53,6 +53,22 @@ impl Pair {
         Ok((pair, a, b))
     }
 
+    /// The same without keys.
+    pub(crate) fn joined_in_clear_text() -> Result<(Pair, Daemon, Daemon), Failed> {
+        let pair = Pair::new()?;
+        let start = |index: usize| {
+            let mut config = pair.gateway(index).config();
+            config["sec"] = false.into();
+            pair.gateway(index).start_ipop(&config)
+        };
+        let (a, b) = (start(0)?, start(1)?);
+        for daemon in [&a, &b] {
+            daemon.wait_peers_up(Duration::from_secs(5))?;
+        }
+        pair.c0.ping(THERE, 1)?;
+        Ok((pair, a, b))
+    }
+
     pub(crate) fn gateway(&self, index: usize) -> &Gateway {
         self.lab.gateway(index)
     }

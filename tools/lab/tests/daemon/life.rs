@@ -137,7 +137,7 @@ pub(crate) fn two_instances() -> Outcome {
     for (what, own, part) in [
         ("tap", ["listen", "control_socket"], "'ipop' exists already"),
         ("listen", ["tap", "control_socket"], "UDP 10.99.0.1:5800 is in use"),
-        ("control_socket", ["tap", "listen"], "gw-a.sock"),
+        ("control_socket", ["tap", "listen"], "gw-a/ipop.sock"),
     ] {
         let mut config = first.clone();
         for key in own {
@@ -224,6 +224,8 @@ pub(crate) fn no_permission() -> Outcome {
     let pair = Pair::new()?;
     let open = super::kit::OpenDir::new(&pair.lab)?;
     let mut config = pair.gateway(0).config();
+    // Its key file is root's.
+    config["sec"] = false.into();
     config["control_socket"] = open.path().join("ipop.sock").display().to_string().into();
     let path = open.path().join("config.json");
     std::fs::write(&path, config.to_string())?;

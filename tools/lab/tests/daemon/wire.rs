@@ -9,10 +9,12 @@ use libtest_mimic::Failed;
 
 use super::kit::Outcome;
 
-/// Version 2 of the format, in the upper half of the first octet; the type is in the lower.
-pub(crate) const VERSION: u8 = 0x20;
+/// Version 3 of the format, in the upper half of the first octet; the type is in the lower.
+pub(crate) const VERSION: u8 = 0x30;
 pub(crate) const DATA: u8 = 1;
-pub(crate) const HANDSHAKE: u8 = 2;
+pub(crate) const HELLO: u8 = 2;
+pub(crate) const INITIATION: u8 = 3;
+pub(crate) const RESPONSE: u8 = 4;
 /// Ethernet, IPv4, UDP.
 const HEADERS: usize = 14 + 20 + 8;
 
@@ -53,7 +55,8 @@ impl Forger {
         udp.extend([0, 0]);
         udp.extend(payload);
         let sum = checksum(&[pseudo(source, target, udp.len()), udp.clone()].concat());
-        udp[6..8].copy_from_slice(&sum.max(1).to_be_bytes());
+        // 0 would mean that there is none (RFC 768).
+        udp[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
         let mut ip = vec![0x45, 0];
         ip.extend((udp.len() as u16 + 20).to_be_bytes());
         ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);

@@ -144,10 +144,15 @@ impl World {
     }
 
     pub(crate) fn of(lab: Lab, arp_expiry: u32) -> Result<World, Failed> {
+        World::with(lab, |_, config| config["arp_expiry"] = arp_expiry.into())
+    }
+
+    /// With configurations that `change` has seen.
+    pub(crate) fn with(lab: Lab, change: impl Fn(usize, &mut Value)) -> Result<World, Failed> {
         let mut daemons = Vec::new();
         for gateway in lab.gateways() {
             let mut config = gateway.config();
-            config["arp_expiry"] = arp_expiry.into();
+            change(gateway.index(), &mut config);
             daemons.push(gateway.start_ipop(&config)?);
         }
         for daemon in &daemons {
