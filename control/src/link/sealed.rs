@@ -271,12 +271,16 @@ impl Sealed {
     /// With a session index that none of the living sessions has.
     fn introduce(&mut self, random: &mut Randomness<'_>) -> Introduction {
         self.sent_timestamp = super::nanoseconds().max(self.sent_timestamp + 1);
+        let living = self.incoming();
+        let mut number = random() as u16;
         let session = loop {
             // 0 is nobody's index.
-            let index = session_index(self.id, (random() as u16).max(1));
-            if self.incoming().iter().all(|incoming| incoming.session() != index) {
+            let index = session_index(self.id, number.max(1));
+            if living.iter().all(|incoming| incoming.session() != index) {
                 break index;
             }
+            // At most three are living, so the next free one is near.
+            number = number.max(1).wrapping_add(1);
         };
         Introduction::new(self.sent_timestamp, self.own.life, session, &self.own.name)
     }

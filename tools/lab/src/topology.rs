@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ipop_control::keys::PrivateKey;
+use serde_json::Value;
 
 use crate::container::{Container, ContainerBuilder, Kind};
 use crate::daemon::Daemon;
@@ -317,7 +318,16 @@ impl Lab {
 
     /// Starts `ipop` with the default configuration on all gateways and waits until all hear each other.
     pub fn start_ipop(&self) -> Result<Vec<Daemon>> {
-        let start = |gateway: &Gateway| gateway.start_ipop(&gateway.config());
+        self.start_ipop_with(|_, _| ())
+    }
+
+    /// The same with configurations that `change` has seen.
+    pub fn start_ipop_with(&self, change: impl Fn(&Gateway, &mut Value)) -> Result<Vec<Daemon>> {
+        let start = |gateway: &Gateway| {
+            let mut config = gateway.config();
+            change(gateway, &mut config);
+            gateway.start_ipop(&config)
+        };
         let daemons = self.gateways.iter().map(start).collect::<Result<Vec<_>>>()?;
         for daemon in &daemons {
             daemon.wait_peers_up(PEERS_UP)?;

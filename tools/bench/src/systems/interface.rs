@@ -3,7 +3,7 @@
 use ipop_lab::{BRIDGE, Gateway, Lab};
 use serde_json::json;
 
-use super::ipop::{Daemons, available, start_all, version};
+use super::ipop::{Daemons, available, version};
 use super::{Kind, Missing, Running, system};
 use crate::error::{Error, Result};
 use crate::result::{Category, System};
@@ -22,14 +22,14 @@ impl Kind for Interface {
 
     fn start(&self, lab: &Lab, _inner_mtu: u32) -> Result<Box<dyn Running>> {
         let unplugged = lab.gateways().iter().map(Unplugged::take).collect::<Result<Vec<_>>>()?;
-        let daemons = start_all(lab, |gateway, config| {
+        let daemons = Daemons(lab.start_ipop_with(|gateway, config| {
             config["sec"] = false.into();
             config["port"] = json!({ "af_packet": unplugged[gateway.index()].port });
             if let Some(config) = config.as_object_mut() {
                 config.remove("tap");
                 config.remove("bridge");
             }
-        })?;
+        })?);
         Ok(Box::new(Run { daemons, _unplugged: unplugged }))
     }
 }

@@ -1,18 +1,14 @@
 //! `ipop` itself.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use ipop_lab::{Daemon, Gateway, Lab, ipop_available, ipop_binary};
+use ipop_lab::{Daemon, Lab, ipop_available, ipop_binary};
 use serde_json::Value;
 
 use super::daemon::{last_lines, version_of};
 use super::{Kind, Missing, Running, system};
 use crate::error::{Error, Result};
 use crate::result::{Category, System};
-
-/// The daemons must hear of each other within this time.
-const PEERS_UP: Duration = Duration::from_secs(15);
 
 /// One way to configure it.
 pub(super) struct Ipop {
@@ -48,17 +44,17 @@ impl Kind for Ipop {
     }
 
     fn start(&self, lab: &Lab, inner_mtu: u32) -> Result<Box<dyn Running>> {
-        let daemons = start_all(lab, |gateway, config| {
+        let daemons = lab.start_ipop_with(|gateway, config| {
             config["mtu"] = inner_mtu.into();
             (self.change)(config, gateway.index());
         })?;
-        for daemon in &daemons.0 {
+        for daemon in &daemons {
             // A figure must not stand under the wrong heading.
             if daemon.status("status")?["sec"] != self.system().encrypted {
                 return Err(Error::other(format!("{} runs otherwise than {} says", name(daemon), self.id)));
             }
         }
-        Ok(Box::new(daemons))
+        Ok(Box::new(Daemons(daemons)))
     }
 }
 
@@ -71,21 +67,7 @@ pub(super) fn available() -> Option<Missing> {
     ipop_available().err().map(Missing::beyond_help)
 }
 
-/// Starts a daemon on every gateway, with a configuration that `change` has seen, and waits until they hear each other.
-pub(super) fn start_all(lab: &Lab, change: impl Fn(&Gateway, &mut Value)) -> Result<Daemons> {
-    let start = |gateway: &Gateway| {
-        let mut config = gateway.config();
-        change(gateway, &mut config);
-        gateway.start_ipop(&config)
-    };
-    let daemons = lab.gateways().iter().map(start).collect::<ipop_lab::Result<Vec<_>>>()?;
-    for daemon in &daemons {
-        daemon.wait_peers_up(PEERS_UP)?;
-    }
-    Ok(Daemons(daemons))
-}
-
-pub(super) struct Daemons(Vec<Daemon>);
+pub(super) struct Daemons(pub(super) Vec<Daemon>);
 
 impl Running for Daemons {
     fn processes(&self) -> Vec<(String, u32)> {

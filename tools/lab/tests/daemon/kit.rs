@@ -46,25 +46,19 @@ impl Pair {
 
     /// With daemons that hear each other and a ping that has passed.
     pub(crate) fn joined() -> Result<(Pair, Daemon, Daemon), Failed> {
-        let pair = Pair::new()?;
-        let mut daemons = pair.lab.start_ipop()?;
-        let (Some(b), Some(a)) = (daemons.pop(), daemons.pop()) else { return Err("no two daemons".into()) };
-        pair.c0.ping(THERE, 1)?;
-        Ok((pair, a, b))
+        Pair::joined_with(|_| ())
     }
 
     /// The same without keys.
     pub(crate) fn joined_in_clear_text() -> Result<(Pair, Daemon, Daemon), Failed> {
+        Pair::joined_with(|config| config["sec"] = false.into())
+    }
+
+    /// The same with both configurations changed.
+    pub(crate) fn joined_with(change: impl Fn(&mut Value)) -> Result<(Pair, Daemon, Daemon), Failed> {
         let pair = Pair::new()?;
-        let start = |index: usize| {
-            let mut config = pair.gateway(index).config();
-            config["sec"] = false.into();
-            pair.gateway(index).start_ipop(&config)
-        };
-        let (a, b) = (start(0)?, start(1)?);
-        for daemon in [&a, &b] {
-            daemon.wait_peers_up(Duration::from_secs(5))?;
-        }
+        let mut daemons = pair.lab.start_ipop_with(|_, config| change(config))?;
+        let (Some(b), Some(a)) = (daemons.pop(), daemons.pop()) else { return Err("no two daemons".into()) };
         pair.c0.ping(THERE, 1)?;
         Ok((pair, a, b))
     }

@@ -260,14 +260,7 @@ pub(crate) fn silent_peer() -> Outcome {
 
 /// Several workers share the port and the address; nothing of theirs is left either.
 pub(crate) fn several_workers() -> Outcome {
-    let pair = Pair::new()?;
-    let start = |index: usize| {
-        let mut config = pair.gateway(index).config();
-        config["workers"] = 2.into();
-        pair.gateway(index).start_ipop(&config)
-    };
-    let (mut a, mut b) = (start(0)?, start(1)?);
-    a.wait_peers_up(Duration::from_secs(5))?;
+    let (pair, mut a, mut b) = Pair::joined_with(|config| config["workers"] = 2.into())?;
     pair.traffic_within("with two workers", BACK)?;
     pair.c0.ping(THERE, 5)?;
     ensure(a.status("status")?["workers"].as_array().is_some_and(|list| list.len() == 2), "not two workers")?;

@@ -138,15 +138,7 @@ fn is_expected(frame: &[u8]) -> bool {
 /// With two workers, what is played again from another port comes to the other worker: it must know too. First at the
 /// moment when the original is on its way, then later.
 pub(crate) fn replays_at_another_worker() -> Outcome {
-    let pair = Pair::new()?;
-    let start = |index: usize| {
-        let mut config = pair.gateway(index).config();
-        config["workers"] = 2.into();
-        pair.gateway(index).start_ipop(&config)
-    };
-    let (mut a, mut b) = (start(0)?, start(1)?);
-    a.wait_peers_up(Duration::from_secs(5))?;
-    pair.c0.ping(THERE, 1)?;
+    let (pair, mut a, mut b) = Pair::joined_with(|config| config["workers"] = 2.into())?;
     let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
     let peer = pair.gateway(1).endpoint();
     let elsewhere = |number: usize| SocketAddr::new(peer.ip(), 20_000 + (number % 64) as u16);
@@ -234,7 +226,9 @@ pub(crate) fn stranger() -> Outcome {
     };
     // The peers of each in the lab's config: all others, in order.
     let (a, b, c) = (start(0, &[0])?, start(1, &[0])?, start(2, &[0, 1])?);
-    a.wait_peers_up(Duration::from_secs(5))?;
+    for member in [&a, &b] {
+        member.wait_peers_up(Duration::from_secs(5))?;
+    }
     let mut guests =
         containers[..2].iter().map(|at| RawPort::open(at.netns(), "eth0")).collect::<Result<Vec<_>, _>>()?;
     let mut outside = RawPort::open(containers[2].netns(), "eth0")?;

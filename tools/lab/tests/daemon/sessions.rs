@@ -96,7 +96,9 @@ pub(crate) fn roaming() -> Outcome {
     config["listen"] = "0.0.0.0:5800".into();
     let mut a = pair.gateway(0).start_ipop(&pair.gateway(0).config())?;
     let mut b = pair.gateway(1).start_ipop(&config)?;
-    a.wait_peers_up(Duration::from_secs(5))?;
+    for daemon in [&a, &b] {
+        daemon.wait_peers_up(Duration::from_secs(5))?;
+    }
     pair.c0.ping(THERE, 1)?;
     let address = || -> ipop_lab::Result<Value> { Ok(a.status("peers")?["peers"][0]["address"].clone()) };
     ensure(address()? == "10.99.0.2:5800", "where the peer is at first")?;
