@@ -54,7 +54,7 @@ pub(crate) fn open() -> Run {
             counter += 1;
             let (header, _) = DatagramHeader::parse(black_box(&datagram), NETWORK).expect("the header is ours");
             assert!(header.kind() == DATA && header.lane() == LANE);
-            let sender = table.sender(header.session.get(), black_box(from.address));
+            let sender = table.sender(&header, black_box(from.address));
             let (peer, incoming) = sender.expect("the peer is known");
             let (freshness, end) = incoming.open(&header, &mut datagram).expect("it is new");
             assert!(freshness == Freshness::Newest);
@@ -70,7 +70,7 @@ pub(crate) fn seal_and_open(cipher: Cipher) -> Run {
     let (outgoing, incoming) = (Outgoing::new(9, key(), 1), Incoming::new(9, key()));
     let mut datagram = vec![0; ETHERNET_DATAGRAM];
     Box::new(move || {
-        let header = outgoing.next_header(NETWORK, LANE);
+        let header = outgoing.next_header(DATA, NETWORK, LANE);
         datagram[..DATAGRAM_HEADER_LEN].copy_from_slice(header.as_bytes());
         outgoing.seal(black_box(&mut datagram));
         let (_, end) = incoming.open(&header, black_box(&mut datagram)).expect("it is authentic");

@@ -52,6 +52,8 @@ pub struct Config {
     pub workers: usize,
     /// Core of each worker; empty: not pinned.
     pub cpus: Vec<usize>,
+    /// UDP ports that each worker sends from, with the one that peers send to.
+    pub source_ports: usize,
     /// How workers wait for frames.
     pub waiting: Waiting,
     /// io_uring or system calls.
@@ -129,6 +131,7 @@ impl Config {
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
             workers,
             cpus: keys.cpus(workers)?,
+            source_ports: keys.number("source_ports", 4, 1..=16)?.unwrap_or(1) as usize,
             waiting: keys.waiting()?,
             io_uring: match keys.switch("io_uring")? {
                 None => EngineChoice::Auto,

@@ -111,6 +111,9 @@ pub struct PortStatus {
 pub struct WorkerStatus {
     /// Core that it is pinned to.
     pub cpu: Option<usize>,
+    /// UDP ports that it sends from; the first is the one that peers send to.
+    #[serde(default)]
+    pub ports: Vec<u16>,
     /// `io_uring` or `system calls`.
     #[serde(default)]
     pub engine: String,

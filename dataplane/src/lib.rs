@@ -8,6 +8,7 @@ pub mod datagram;
 pub mod ending;
 pub mod event;
 pub mod feature;
+mod flow;
 pub mod forward;
 pub mod interface;
 pub mod mac_table;

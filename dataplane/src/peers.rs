@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam::queue::ArrayQueue;
 
 use crate::addr::PeerId;
-use crate::datagram::DATAGRAM_HEADER_LEN;
+use crate::datagram::{DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::Ending;
 use crate::session::{Gate, Incoming, Outgoing};
 
@@ -51,14 +51,18 @@ impl PeerTable {
         self.peers.get(id.index())
     }
 
-    /// The peer whose session index a datagram carries, and the session; in clear text only from the peer's address.
+    /// The peer whose session index a datagram of records carries, and the session; in clear text only from the peer's
+    /// address, or aside of it ([`DATA_ASIDE`]) from its host.
     ///
     /// The low 16 bits of an index that we chose are the peer's number, so this is one array access.
-    pub fn sender(&self, session: u32, from: SocketAddr) -> Result<(PeerId, &Incoming), Ending> {
+    pub fn sender(&self, header: &DatagramHeader, from: SocketAddr) -> Result<(PeerId, &Incoming), Ending> {
+        let session = header.session.get();
         let id = PeerId(session as u16);
         let peer = self.get(id).ok_or(Ending::SessionUnknown)?;
         match peer.incoming.iter().find(|incoming| incoming.session() == session) {
-            Some(incoming) if incoming.is_sealed() || same_address(peer.address, from) => Ok((id, incoming)),
+            Some(incoming) if incoming.is_sealed() => Ok((id, incoming)),
+            Some(incoming) if header.kind() == DATA_ASIDE && same_host(peer.address, from) => Ok((id, incoming)),
+            Some(incoming) if header.kind() != DATA_ASIDE && same_address(peer.address, from) => Ok((id, incoming)),
             Some(_) => Err(Ending::SourceAddress),
             None => Err(Ending::SessionUnknown),
         }
@@ -72,7 +76,11 @@ pub fn session_index(peer: PeerId, random: u16) -> u32 {
 
 /// Compares address and port; IPv6 flow labels and scopes are the kernel's business.
 pub fn same_address(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port() && a.ip().to_canonical() == b.ip().to_canonical()
+    a.port() == b.port() && same_host(a, b)
+}
+
+fn same_host(a: SocketAddr, b: SocketAddr) -> bool {
+    a.ip().to_canonical() == b.ip().to_canonical()
 }
 
 /// Smallest payload that every peer must be reachable with: IPv6's minimum MTU of 1280 octets (RFC 8200, section 5)
@@ -126,6 +134,7 @@ impl<T> Mailbox<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datagram::DATA;
     use crate::session::{Cipher, Key};
 
     fn peer(address: &str, our_session: u32, sealed: bool, up: bool) -> PeerView {
@@ -144,11 +153,18 @@ mod tests {
         let [a, b] = [session_index(PeerId(0), 7), session_index(PeerId(1), 0xbeef)];
         let peers = vec![peer("10.0.0.1:1", a, true, true), peer("10.0.0.2:1", b, false, true)];
         let table = PeerTable::new(peers, None);
-        let sender = |session, from: &str| table.sender(session, from.parse().unwrap()).map(|(id, _)| id);
+        let sender_of = |kind, session, from: &str| {
+            let header = DatagramHeader::new(kind, 0, session, 0, 0);
+            table.sender(&header, from.parse().unwrap()).map(|(id, _)| id)
+        };
+        let sender = |session, from: &str| sender_of(DATA, session, from);
         assert_eq!(sender(b, "10.0.0.2:1"), Ok(PeerId(1)));
         assert_eq!(sender(b, "[::ffff:10.0.0.2]:1"), Ok(PeerId(1)));
         assert_eq!(sender(b, "10.0.0.2:2"), Err(Ending::SourceAddress));
         assert_eq!(sender(a, "10.9.9.9:9"), Ok(PeerId(0)));
+        assert_eq!(sender_of(DATA_ASIDE, b, "10.0.0.2:2"), Ok(PeerId(1)));
+        assert_eq!(sender_of(DATA_ASIDE, b, "10.0.0.3:1"), Err(Ending::SourceAddress));
+        assert_eq!(sender_of(DATA_ASIDE, a, "10.9.9.9:9"), Ok(PeerId(0)));
         assert_eq!(sender(b ^ 1 << 16, "10.0.0.2:1"), Err(Ending::SessionUnknown));
         assert_eq!(sender(99, "10.0.0.2:1"), Err(Ending::SessionUnknown));
     }

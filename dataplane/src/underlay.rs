@@ -43,6 +43,35 @@ pub enum UnderlayError {
     },
 }
 
+/// What one worker sends and receives with.
+pub struct Underlay {
+    /// It has the address that peers send to.
+    pub listen: UdpSocket,
+    /// Others that it only sends from ([`sources`]).
+    pub sources: Vec<UdpSocket>,
+}
+
+impl From<UdpSocket> for Underlay {
+    /// Everything leaves from the port that peers send to.
+    fn from(listen: UdpSocket) -> Underlay {
+        Underlay { listen, sources: Vec::new() }
+    }
+}
+
+/// Opens `count` sockets that are only sent from, on ports that the kernel chooses: so that flows to one peer differ in what
+/// routers and network cards spread them by, and the peer's kernel over its workers.
+pub fn sources(listen: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, UnderlayError> {
+    let any_port = SocketAddr::new(listen.ip(), 0);
+    let open = || {
+        let socket = plain(any_port)?;
+        // Nobody reads what comes to it; the kernel makes as little room for that as it can.
+        let call = |error| UnderlayError::Call { what: "SO_RCVBUF", listen: any_port, error };
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0).map_err(call)?;
+        bind_to(socket, any_port)
+    };
+    (0..count).map(|_| open()).collect()
+}
+
 /// Opens `count` sockets on one address; the kernel spreads flows over them (SO_REUSEPORT).
 pub fn bind(listen: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, UnderlayError> {
     // The kernel takes a moment to let go of the socket of a process that was killed: it ends the ring first.
@@ -64,6 +93,17 @@ pub fn bind(listen: SocketAddr, count: usize) -> Result<Vec<UdpSocket>, Underlay
 
 fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {
     let call = |what, error| UnderlayError::Call { what, listen, error };
+    let socket = plain(listen)?;
+    // Without it (Linux before 5.0) every datagram is received by itself: slower, not wrong.
+    let _ = set_gro(&socket, true);
+    socket.set_reuse_port(shared).map_err(|e| call("SO_REUSEPORT", e))?;
+    set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF).map_err(|e| call("SO_RCVBUF", e))?;
+    bind_to(socket, listen)
+}
+
+/// A socket that can send.
+fn plain(listen: SocketAddr) -> Result<Socket, UnderlayError> {
+    let call = |what, error| UnderlayError::Call { what, listen, error };
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM.nonblocking(), Some(Protocol::UDP))
         .map_err(|e| call("socket", e))?;
     if listen.is_ipv6() {
@@ -77,19 +117,21 @@ fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
             .map_err(|e| call("IP_MTU_DISCOVER", e))?;
     }
-    // Without it (Linux before 5.0) every datagram is received by itself: slower, not wrong.
-    let _ = set_gro(&socket, true);
-    socket.set_reuse_port(shared).map_err(|e| call("SO_REUSEPORT", e))?;
-    for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
-        // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
-        set_option(&socket, libc::SOL_SOCKET, force, BUFFER as libc::c_int)
-            .or_else(|_| set_option(&socket, libc::SOL_SOCKET, plain, BUFFER as libc::c_int))
-            .map_err(|e| call("SO_RCVBUF, SO_SNDBUF", e))?;
-    }
-    socket.bind(&listen.into()).map_err(|e| match e.raw_os_error() {
+    set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF).map_err(|e| call("SO_SNDBUF", e))?;
+    Ok(socket)
+}
+
+/// Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
+fn set_buffer(socket: &Socket, force: libc::c_int, usual: libc::c_int) -> io::Result<()> {
+    let set = |name| set_option(socket, libc::SOL_SOCKET, name, BUFFER as libc::c_int);
+    set(force).or_else(|_| set(usual))
+}
+
+fn bind_to(socket: Socket, listen: SocketAddr) -> Result<UdpSocket, UnderlayError> {
+    socket.bind(&listen.into()).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => UnderlayError::InUse(listen),
         Some(libc::EADDRNOTAVAIL) => UnderlayError::NotLocal(listen.ip()),
-        _ => call("bind", e),
+        _ => UnderlayError::Call { what: "bind", listen, error },
     })?;
     Ok(socket.into())
 }

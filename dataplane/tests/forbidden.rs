@@ -53,7 +53,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
         udp_gso: true,
         zero_copy: true,
     };
-    Worker::spawn(config, inner.into(), socket, shared, Arc::new(PeerTable::new(vec![], None)), || Ok(()))
+    Worker::spawn(config, inner.into(), socket.into(), shared, Arc::new(PeerTable::new(vec![], None)), || Ok(()))
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Side {
         let table = Arc::new(PeerTable::new(vec![view], None));
         Side {
             port: port.into(),
-            worker: Worker::spawn(config, inner.into(), socket, shared, table, || Ok(())).unwrap(),
+            worker: Worker::spawn(config, inner.into(), socket.into(), shared, table, || Ok(())).unwrap(),
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) const TOP: &[&str] = &[
     "flood_rate",
     "workers",
     "cpus",
+    "source_ports",
     "spin",
     "min_wait",
     "io_uring",

@@ -78,6 +78,8 @@ fn an_error_names_file_key_fault_and_remedy() {
         ("switchmode", json!(0), "only 1 is allowed"),
         ("sec", json!("no"), "true or false"),
         ("cpus", json!([0, 1]), "2 cores for 1 workers"),
+        ("source_ports", json!(0), "a whole number from 1 to 16"),
+        ("source_ports", json!(17), "such as 4"),
         ("spin", json!(1001), "a whole number from 0 to 1000"),
         ("min_wait", json!(-1), "a whole number from 0 to 1000"),
         ("io_uring", json!("auto"), "is \"auto\"; true or false is allowed"),

@@ -105,6 +105,7 @@ impl Gateway {
     pub(super) fn worker_status(&self) -> Vec<report::WorkerStatus> {
         let status = |(lane, worker): (usize, &Worker)| report::WorkerStatus {
             cpu: self.config.cpus.get(lane).copied(),
+            ports: worker.ports.clone(),
             engine: worker.engine.name().to_owned(),
             no_io_uring: worker.engine.no_io_uring.clone(),
             features: worker.engine.features.iter().map(report::Feature::from).collect(),

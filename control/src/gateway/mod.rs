@@ -23,7 +23,7 @@ use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
 use ipop_dataplane::tap::TapError;
-use ipop_dataplane::underlay::{self, UnderlayError};
+use ipop_dataplane::underlay::{self, Underlay, UnderlayError};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -314,11 +314,13 @@ impl Gateway {
                 udp_gso: gateway.offloads.udp_gso.is_on(),
                 zero_copy: gateway.config.offloads.zero_copy,
             };
+            let sources = underlay::sources(gateway.config.listen, gateway.config.source_ports - 1)?;
+            let underlay = Underlay { listen: socket, sources };
             let queue = gateway.port.queues()[lane].try_clone().map_err(call("dup"))?;
             let confined = confine.map(Confine::worker);
             let confined = move || confined.map_or(Ok(()), |confine| confine());
             let worker =
-                Worker::spawn(worker, queue, socket, shared.clone(), peers.clone(), confined).map_err(|error| {
+                Worker::spawn(worker, queue, underlay, shared.clone(), peers.clone(), confined).map_err(|error| {
                     GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
                 })?;
             gateway.workers.push(worker);

@@ -16,7 +16,8 @@
 //!   |                  or to its last 16 octets, which are a tag    |
 //! ```
 //!
-//! All fields are in network byte order. *type* is [`DATA`] (records follow), [`INITIATION`] or [`RESPONSE`] (the two
+//! All fields are in network byte order. *type* is [`DATA`] (records follow), [`DATA_ASIDE`] (the same from a port where the
+//! sender does not listen, one of several so that flows can be told apart on the way), [`INITIATION`] or [`RESPONSE`] (the two
 //! messages of a handshake follow: see `ipop-control`'s `link` module) or, in clear text, [`HELLO`] (a JSON object follows). The
 //! session index of what opens a session is 0, that of a response is the index that the initiation has proposed. *lane* is the
 //! sending thread, so that threads never share a counter; within a lane the counter rises by one per datagram, and a
@@ -49,6 +50,8 @@ pub const HELLO: u8 = 2;
 pub const INITIATION: u8 = 3;
 /// Datagram type: the second message of a handshake.
 pub const RESPONSE: u8 = 4;
+/// Datagram type: records, from a port of the sender that it does not listen on. It says nothing of where the sender is reached.
+pub const DATA_ASIDE: u8 = 5;
 /// The lane of the control thread; workers have 0 and up.
 pub const CONTROL_LANE: u8 = 255;
 
@@ -91,7 +94,7 @@ impl DatagramHeader {
         Ok((header, rest))
     }
 
-    /// [`DATA`], [`HELLO`], [`INITIATION`], [`RESPONSE`], or one that a later version may define.
+    /// [`DATA`], [`DATA_ASIDE`], [`HELLO`], [`INITIATION`], [`RESPONSE`], or one that a later version may define.
     pub fn kind(&self) -> u8 {
         (self.version_type_network.get() >> 24) as u8 & 0xf
     }

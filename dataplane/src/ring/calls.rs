@@ -36,8 +36,8 @@ pub(super) struct Calls {
     underlay: RawFd,
     stop: RawFd,
     messages: Vec<libc::mmsghdr>,
-    /// The slots of `messages`.
-    senders: Vec<u16>,
+    /// The sockets and slots of `messages`.
+    senders: Vec<(RawFd, u16)>,
     writes: Vec<(u16, *const libc::iovec, u32)>,
     received: Box<[libc::mmsghdr; MESSAGES]>,
     payloads: Box<[libc::iovec; MESSAGES]>,
@@ -64,10 +64,10 @@ impl Calls {
     /// # Safety
     ///
     /// What the message points to must stay until the completion of the slot.
-    pub(super) unsafe fn send(&mut self, slot: u16, message: *const libc::msghdr) {
+    pub(super) unsafe fn send(&mut self, socket: RawFd, slot: u16, message: *const libc::msghdr) {
         // SAFETY: the caller's promise.
         self.messages.push(libc::mmsghdr { msg_hdr: unsafe { *message }, msg_len: 0 });
-        self.senders.push(slot);
+        self.senders.push((socket, slot));
     }
 
     /// # Safety
@@ -81,20 +81,22 @@ impl Calls {
     pub(super) fn submit(&mut self, done: &mut VecDeque<Completion>) {
         let mut next = 0;
         while let Some(rest) = self.messages.get_mut(next..).filter(|rest| !rest.is_empty()) {
+            // As many as follow each other from one socket.
+            let (socket, _) = self.senders[next];
+            let count = self.senders[next..].iter().take_while(|(other, _)| *other == socket).count();
             // SAFETY: the promise of `send`. An error is that of the first message; that of a later one ends the call
             // early and shows again when that one is the first (sendmmsg(2)).
-            let sent =
-                unsafe { libc::sendmmsg(self.underlay, rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT as _) };
+            let sent = unsafe { libc::sendmmsg(socket, rest.as_mut_ptr(), count as u32, libc::MSG_DONTWAIT as _) };
             match sent {
                 0.. => {
-                    let sent = (sent as usize).clamp(1, rest.len());
-                    for slot in &self.senders[next..next + sent] {
+                    let sent = (sent as usize).clamp(1, count);
+                    for (_, slot) in &self.senders[next..next + sent] {
                         done.push_back(Completion::of(Token::Send(*slot), 0));
                     }
                     next += sent;
                 }
                 _ => {
-                    done.push_back(Completion::of(Token::Send(self.senders[next]), -Errno::last_raw()));
+                    done.push_back(Completion::of(Token::Send(self.senders[next].1), -Errno::last_raw()));
                     next += 1;
                 }
             }
@@ -242,7 +244,7 @@ mod tests {
     /// A message that is refused does not keep those behind it from being sent, and each has its own result.
     #[test]
     fn one_refusal_is_one() {
-        let (near, far) = (UdpSocket::bind("127.0.0.1:0").unwrap(), UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [near, other, far] = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let mut calls = Calls::new(PortKind::Tap, [-1, near.as_raw_fd(), -1]);
         let mut slots: Vec<_> = (0..4).map(|_| super::super::SendSlot::new()).collect();
@@ -251,8 +253,9 @@ mod tests {
             // Port 0 is refused with EINVAL (udp_sendmsg()).
             let to = if number == 1 { "127.0.0.1:0".parse().unwrap() } else { far.local_addr().unwrap() };
             let message = slot.prepare(to, None);
+            let from = if number == 2 { &other } else { &near };
             // SAFETY: the slots live longer than the call.
-            unsafe { calls.send(number, message) };
+            unsafe { calls.send(from.as_raw_fd(), number, message) };
         }
         let mut done = VecDeque::new();
         calls.submit(&mut done);
@@ -261,7 +264,9 @@ mod tests {
         assert_eq!(results, expected);
         for number in [0, 2, 3] {
             let mut buffer = [0xff; 20];
-            assert_eq!((far.recv(&mut buffer).unwrap(), buffer[0]), (10, number));
+            let (len, from) = far.recv_from(&mut buffer).unwrap();
+            assert_eq!((len, buffer[0]), (10, number));
+            assert_eq!(from, if number == 2 { &other } else { &near }.local_addr().unwrap());
         }
         done.clear();
         calls.submit(&mut done);

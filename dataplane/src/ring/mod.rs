@@ -47,6 +47,8 @@ use queue::{Completion, Engine, Token};
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
 const STOP: Fixed = Fixed(2);
+/// Sockets that are only sent from are the registered files from here on.
+const SOURCES: u32 = 3;
 const PORT_GROUP: u16 = 0;
 const UNDERLAY_GROUP: u16 = 1;
 
@@ -126,6 +128,18 @@ pub(crate) struct Setup {
     pub(crate) peers: usize,
 }
 
+/// What a ring works on.
+pub(crate) struct Files<'a> {
+    /// A queue of the port.
+    pub(crate) port: BorrowedFd<'a>,
+    /// Sends, and receives.
+    pub(crate) underlay: BorrowedFd<'a>,
+    /// An eventfd that ends the worker.
+    pub(crate) stop: BorrowedFd<'a>,
+    /// Sockets that are only sent from.
+    pub(crate) sources: Vec<BorrowedFd<'a>>,
+}
+
 /// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
 pub(crate) struct Sender<'a> {
     pub(crate) queue: &'a mut Queue,
@@ -175,15 +189,16 @@ pub(crate) struct Ring {
 }
 
 impl Sender<'_> {
-    /// Queues a train. `segment` is the size of its datagrams if there is more than one.
+    /// Queues a train for the socket that its slot names. `segment` is the size of its datagrams if there is more than one.
     pub(crate) fn send(&mut self, id: SlotId, to: SocketAddr, segment: Option<u16>) -> io::Result<()> {
         // A card may be slow to give slots back, and a frame without a slot is lost.
         let plenty = self.slots.available() >= usize::from(SEND_SLOTS / 2);
         let (number, slot) = self.slots.lend(id);
         let msg = slot.prepare(to, segment);
+        let socket = self.queue.sockets[usize::from(slot.source)];
         if !self.queue.gso {
             // Single datagrams too, or they would overtake.
-            let result = slot.send_each(self.queue.underlay);
+            let result = slot.send_each(socket);
             self.queue.done.push_back(Completion::of(Token::Send(number), result));
             return Ok(());
         }
@@ -191,25 +206,28 @@ impl Sender<'_> {
         let way = if plenty { self.zero_copy.way(peer, slot.len, || slot.pages()) } else { Way::Copy };
         // MSG_DONTWAIT: a full send queue is an error to be counted, not a request that waits and is overtaken.
         let flags = libc::MSG_DONTWAIT as u32;
+        let file = match slot.source {
+            0 => UNDERLAY,
+            source => Fixed(SOURCES + u32::from(source) - 1),
+        };
         let entry = match way {
-            Way::Copy => opcode::SendMsg::new(UNDERLAY, msg).flags(flags).build(),
-            _ => opcode::SendMsgZc::new(UNDERLAY, msg).flags(flags).ioprio(IORING_SEND_ZC_REPORT_USAGE).build(),
+            Way::Copy => opcode::SendMsg::new(file, msg).flags(flags).build(),
+            _ => opcode::SendMsgZc::new(file, msg).flags(flags).ioprio(IORING_SEND_ZC_REPORT_USAGE).build(),
         };
         // SAFETY: the slot is lent, so nobody reaches it until the completion (with a zero-copy send: until the
         // notification); it is boxed, and it holds its buffers.
         unsafe {
             match &mut self.queue.engine {
                 Engine::Uring(_) => self.queue.push(entry, token)?,
-                Engine::Calls(calls) => calls.send(number, msg),
+                Engine::Calls(calls) => calls.send(socket, number, msg),
             }
         }
         if way == Way::Trial {
             // The kernel sends while it takes the request, so the result is there.
             self.queue.submit()?;
-            let underlay = self.queue.underlay;
             if let Some(result) = self.queue.result_of(token).filter(|result| **result < 0) {
                 self.zero_copy.refused(peer, -*result);
-                *result = slot.send_now(underlay);
+                *result = slot.send_now(socket);
             }
         }
         Ok(())
@@ -234,10 +252,15 @@ impl Writer<'_> {
 }
 
 impl Ring {
-    /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
-    pub(crate) fn new(files: [BorrowedFd<'_>; 3], setup: Setup) -> io::Result<Ring> {
+    /// A ring over these files. Must be made on the worker's thread.
+    pub(crate) fn new(files: Files<'_>, setup: Setup) -> io::Result<Ring> {
         let Setup { port, waiting, choice, gso, zero_copy, peers } = setup;
-        let files = files.map(|file| file.as_raw_fd());
+        let Files { port: port_file, underlay, stop, sources } = files;
+        let [port_file, underlay, stop] = [port_file, underlay, stop].map(|file| file.as_raw_fd());
+        let sources = sources.iter().map(|file| file.as_raw_fd());
+        let sockets: Vec<_> = [underlay].into_iter().chain(sources.clone()).collect();
+        // In the order of their numbers.
+        let files: Vec<_> = [port_file, underlay, stop].into_iter().chain(sources).collect();
         let opened = match choice {
             EngineChoice::Calls => Err("switched off in the config".to_owned()),
             _ => uring::open(&files, [PORT_GROUP, UNDERLAY_GROUP]),
@@ -263,11 +286,11 @@ impl Ring {
                 let zero_copy = if zero_copy { State::Off("takes io_uring".to_owned()) } else { State::by_config() };
                 let report = feature::Engine { no_io_uring: Some(reason), zero_copy, features: Vec::new() };
                 let pools = [BufferPool::new(ONE_EACH)?, BufferPool::new(ONE_EACH)?];
-                (Engine::Calls(Calls::new(port, files)), pools, report)
+                (Engine::Calls(Calls::new(port, [port_file, underlay, stop])), pools, report)
             }
         };
         let mut ring = Ring {
-            queue: Queue { engine, done: VecDeque::with_capacity(CQ_ENTRIES as usize), underlay: files[1], gso },
+            queue: Queue { engine, done: VecDeque::with_capacity(CQ_ENTRIES as usize), sockets, gso },
             receive: multishot_header(NAME_LEN, CONTROL_LEN),
             port_receive: (port == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
             stop_value: Box::new(0),
@@ -386,6 +409,11 @@ impl Ring {
     /// The parts that writing to the port needs.
     pub(crate) fn writer(&mut self) -> Writer<'_> {
         Writer { queue: &mut self.queue, slots: &mut self.writes, pool: &self.underlay_pool }
+    }
+
+    /// Sockets that can be sent from.
+    pub(crate) fn sources(&self) -> usize {
+        self.queue.sockets.len()
     }
 
     /// Send slots that are free.
@@ -528,7 +556,7 @@ impl Ring {
                         // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so
                         // again.
                         (self.queue.gso, self.gso_refused) = (false, true);
-                        result = slot.send_each(self.queue.underlay);
+                        result = slot.send_each(self.queue.sockets[usize::from(slot.source)]);
                     }
                     if result < 0 {
                         let (peer, frames) = (slot.peer, slot.frames);

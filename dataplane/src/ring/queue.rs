@@ -94,7 +94,8 @@ pub(crate) struct Queue {
     pub(super) engine: Engine,
     /// Completions that come from no kernel's ring.
     pub(super) done: VecDeque<Completion>,
-    pub(super) underlay: RawFd,
+    /// What is sent from: first the socket that also receives.
+    pub(super) sockets: Vec<RawFd>,
     /// Trains leave as one send (`UDP_SEGMENT`), not datagram by datagram.
     pub(super) gso: bool,
 }
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
     use crate::feature::EngineChoice;
     use crate::port::PortKind;
-    use crate::ring::{Ring, Setup};
+    use crate::ring::{Files, Ring, Setup};
 
     /// The way to a peer may lead through a device, or IPsec, that takes datagrams but no trains.
     #[test]
@@ -204,6 +205,7 @@ mod tests {
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
         let stop = nix::sys::eventfd::EventFd::new().unwrap();
         for choice in [EngineChoice::Calls, EngineChoice::IoUring] {
+            let files = Files { port: port.as_fd(), underlay: near.as_fd(), stop: stop.as_fd(), sources: Vec::new() };
             let setup = Setup {
                 port: PortKind::Tap,
                 waiting: Default::default(),
@@ -212,7 +214,7 @@ mod tests {
                 zero_copy: false,
                 peers: 1,
             };
-            let mut ring = Ring::new([port.as_fd(), near.as_fd(), stop.as_fd()], setup).unwrap();
+            let mut ring = Ring::new(files, setup).unwrap();
             let id = ring.sends.take().unwrap();
             let (number, slot) = ring.sends.lend(id);
             slot.append_copy(&[7; 250]);

@@ -92,6 +92,8 @@ pub(crate) struct SendSlot {
     segment: Option<u16>,
     /// Octets in all iovecs.
     pub(crate) len: usize,
+    /// Which of the worker's sockets it leaves from.
+    pub(super) source: u8,
     /// Peer that it goes to and frames in it, for the account when the send fails.
     pub(crate) peer: crate::addr::PeerId,
     /// Frames in it.
@@ -114,14 +116,16 @@ impl SendSlot {
             buffers: Vec::with_capacity(SEND_IOVECS),
             segment: None,
             len: 0,
+            source: 0,
             peer: crate::addr::PeerId(0),
             frames: 0,
         })
     }
 
-    /// Begins a train to a peer. What is to be sealed is gathered in the slot, and sealed there.
-    pub(crate) fn begin(&mut self, peer: crate::addr::PeerId, outgoing: &Outgoing) {
-        self.peer = peer;
+    /// Begins a train to a peer, from one of the worker's sockets: 0 is the one that it receives on. What is to be sealed is
+    /// gathered in the slot, and sealed there.
+    pub(crate) fn begin(&mut self, peer: crate::addr::PeerId, source: u8, outgoing: &Outgoing) {
+        (self.peer, self.source) = (peer, source);
         self.sealed = outgoing.is_sealed().then_some(0);
     }
 

@@ -160,7 +160,7 @@ mod tests {
     use crate::feature::EngineChoice;
     use crate::port::PortKind;
     use crate::ring::queue::{Completion, Token};
-    use crate::ring::{Ring, Setup};
+    use crate::ring::{Files, Ring, Setup};
 
     const PEER: PeerId = PeerId(1);
     const COPIED: i32 = IORING_NOTIF_USAGE_ZC_COPIED as i32;
@@ -212,7 +212,8 @@ mod tests {
         let choice = EngineChoice::IoUring;
         let setup =
             Setup { port: PortKind::Tap, waiting: Default::default(), choice, gso: true, zero_copy: true, peers: 2 };
-        let ring = Ring::new([port.as_fd(), near.as_fd(), stop.as_fd()], setup).unwrap();
+        let files = Files { port: port.as_fd(), underlay: near.as_fd(), stop: stop.as_fd(), sources: Vec::new() };
+        let ring = Ring::new(files, setup).unwrap();
         (ring, far, (port, end, near, stop))
     }
 

@@ -139,15 +139,15 @@ impl Outgoing {
         self.counter(lane).is_some_and(|counter| counter.load(Relaxed) < MAX_COUNTER - RESERVE)
     }
 
-    /// The header of the next datagram of a lane, by the one thread that the lane belongs to. Ask [`Self::has_counters`]
-    /// before.
-    pub fn next_header(&self, network: u32, lane: u8) -> DatagramHeader {
+    /// The header of the next datagram of a lane, [`DATA`] or [`DATA_ASIDE`](crate::datagram::DATA_ASIDE), by the one thread
+    /// that the lane belongs to. Ask [`Self::has_counters`] before.
+    pub fn next_header(&self, kind: u8, network: u32, lane: u8) -> DatagramHeader {
         let number = self.counter(lane).map_or(MAX_COUNTER, |counter| {
             let number = counter.load(Relaxed);
             counter.store(number + 1, Relaxed);
             number
         });
-        DatagramHeader::new(DATA, network, self.session, lane, number)
+        DatagramHeader::new(kind, network, self.session, lane, number)
     }
 
     /// Datagrams so far.
@@ -167,7 +167,7 @@ impl Outgoing {
         if !self.has_counters(CONTROL_LANE) {
             return None;
         }
-        let header = self.next_header(network, CONTROL_LANE);
+        let header = self.next_header(DATA, network, CONTROL_LANE);
         let mut datagram = [header.as_bytes(), records, &[0; TAG_LEN][..self.tag_len()]].concat();
         self.seal(&mut datagram);
         Some(datagram)
@@ -315,7 +315,7 @@ mod tests {
     fn lanes_have_counters_of_their_own() {
         let (outgoing, _) = ends(Cipher::Aes256Gcm);
         let next = |lane| {
-            let header = outgoing.next_header(3, lane);
+            let header = outgoing.next_header(DATA, 3, lane);
             (header.lane(), header.counter())
         };
         assert_eq!([next(0), next(1), next(0), next(CONTROL_LANE)], [(0, 0), (1, 0), (0, 1), (CONTROL_LANE, 0)]);

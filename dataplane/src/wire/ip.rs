@@ -19,6 +19,8 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
     /// IPv6 destination options.
     pub const DESTINATION: u8 = 60;
+    /// RFC 9260.
+    pub const SCTP: u8 = 132;
 }
 
 /// RFC 791, section 3.1, without options.

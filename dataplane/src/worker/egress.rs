@@ -8,14 +8,15 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::Context;
 use crate::addr::PeerId;
-use crate::datagram::DATAGRAM_HEADER_LEN;
 use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
 use crate::datagram::record::{
     CHECKSUM_FIELD_LEN, ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader,
 };
 use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_HEADERS, Run, SuperFrame, Transport};
+use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
+use crate::flow;
 use crate::forward::{self, RateLimit, Verdict};
 use crate::peers::PeerView;
 use crate::ring::{BufferPool, MAX_DATAGRAMS, SendSlot, Sender, SlotId};
@@ -33,11 +34,11 @@ const MAX_PADDING_SHARE: usize = 4;
 /// Send slots that one frame to one peer can need: 64 KiB of slices, and the train that was open before.
 const SLOTS_PER_FRAME: usize = 4;
 
-/// The train to one peer that is being filled in this batch.
+/// The train to one peer, from one socket, that is being filled in this batch.
 #[derive(Default)]
 struct Outbox {
     slot: Option<SlotId>,
-    /// The peer is in the list of those to flush.
+    /// It is in the list of those to flush.
     listed: bool,
     /// Octets in the datagram at the end of the train, with its tag.
     open: usize,
@@ -45,15 +46,18 @@ struct Outbox {
     datagrams: usize,
     /// Size of the datagrams before the last, 0 while there is only one. GSO wants them equal; the last may be shorter.
     segment: usize,
-    /// Datagrams to the peer since the start.
+    /// Datagrams since the last flush.
     sent: u64,
 }
 
 /// The direction from the port to the peers.
 pub(super) struct Egress {
+    /// By peer, and for each by socket.
     outboxes: Vec<Outbox>,
-    /// Peers whose outbox may hold something.
-    dirty: Vec<PeerId>,
+    /// Sockets that a worker sends from.
+    sources: usize,
+    /// Peers and sockets whose outbox may hold something.
+    dirty: Vec<(PeerId, u8)>,
     flood: RateLimit,
     /// Number of the next super-frame.
     super_frames: u16,
@@ -111,10 +115,11 @@ impl<'a> Parcel<'a> {
 }
 
 impl Egress {
-    pub(super) fn new(peers: usize, flood_rate: u64) -> Egress {
+    pub(super) fn new(peers: usize, sources: usize, flood_rate: u64) -> Egress {
         Egress {
-            outboxes: (0..peers).map(|_| Outbox::default()).collect(),
-            dirty: Vec::with_capacity(peers),
+            outboxes: (0..peers * sources).map(|_| Outbox::default()).collect(),
+            sources,
+            dirty: Vec::with_capacity(peers * sources),
             flood: RateLimit::new(flood_rate),
             super_frames: 0,
             fragmented: 0,
@@ -218,7 +223,9 @@ impl Egress {
         if !outgoing.has_counters(*lane) {
             return Ok(Err(Ending::SessionExhausted));
         }
-        let mut path = Path { view, outgoing, peer, lane: *lane, network: *network };
+        // A flow leaves from one socket, or its frames would overtake each other.
+        let source = if self.sources > 1 { flow::hash(&parcel.frame) as usize % self.sources } else { 0 };
+        let mut path = Path { view, outgoing, peer, source: source as u8, lane: *lane, network: *network };
         let outcome = self.append(&mut sender, &mut path, &parcel, offset)?;
         // A super-frame counts once.
         if outcome == Ok(None) {
@@ -429,7 +436,7 @@ impl Egress {
         path: &Path<'_>,
         need: usize,
     ) -> io::Result<Option<&'s mut SendSlot>> {
-        let outbox = &mut self.outboxes[path.peer.index()];
+        let outbox = &mut self.outboxes[path.peer.index() * self.sources + usize::from(path.source)];
         let tag = path.outgoing.tag_len();
         let whole = DATAGRAM_HEADER_LEN + need + tag;
         if let Some(id) = &outbox.slot {
@@ -455,16 +462,17 @@ impl Egress {
         }
         if outbox.slot.is_none() {
             let Some(id) = sender.slots.take() else { return Ok(None) };
-            sender.slots.get(&id).begin(path.peer, path.outgoing);
+            sender.slots.get(&id).begin(path.peer, path.source, path.outgoing);
             (outbox.slot, outbox.datagrams, outbox.segment) = (Some(id), 0, 0);
             if !std::mem::replace(&mut outbox.listed, true) {
-                self.dirty.push(path.peer);
+                self.dirty.push((path.peer, path.source));
             }
         }
         outbox.datagrams += 1;
         outbox.sent += 1;
         outbox.open = whole;
-        let header = path.outgoing.next_header(path.network, path.lane);
+        let kind = if path.source == 0 { DATA } else { DATA_ASIDE };
+        let header = path.outgoing.next_header(kind, path.network, path.lane);
         Ok(outbox.slot.as_ref().map(|id| {
             let slot = sender.slots.get(id);
             slot.append_copy(header.as_bytes());
@@ -475,8 +483,8 @@ impl Egress {
     /// Step (6): sends what the outboxes hold.
     pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let Context { ring, table, stats, .. } = context;
-        for peer in self.dirty.drain(..) {
-            let outbox = &mut self.outboxes[peer.index()];
+        for (peer, source) in self.dirty.drain(..) {
+            let outbox = &mut self.outboxes[peer.index() * self.sources + usize::from(source)];
             outbox.listed = false;
             if let Some(view) = table.get(peer)
                 && let Some(outgoing) = &view.outgoing
@@ -484,7 +492,7 @@ impl Egress {
                 outbox.close(&mut ring.sender(), view, outgoing)?;
             }
             if let Some(account) = stats.peers.get(peer.index()) {
-                account.tx_datagrams.store(outbox.sent, std::sync::atomic::Ordering::Relaxed);
+                bump(&account.tx_datagrams, std::mem::take(&mut outbox.sent));
             }
         }
         Ok(())
@@ -504,6 +512,8 @@ struct Path<'a> {
     view: &'a PeerView,
     outgoing: &'a Outgoing,
     peer: PeerId,
+    /// Which of the worker's sockets it leaves from.
+    source: u8,
     lane: u8,
     network: u32,
 }

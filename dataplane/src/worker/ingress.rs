@@ -12,7 +12,7 @@ use crate::claims::Claims;
 use crate::datagram::fragment::{Outcome, Reassembly, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
-use crate::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
+use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit};
@@ -130,12 +130,12 @@ impl Ingress {
         let start = range.start;
         let datagram = context.ring.underlay_pool.bytes_mut(buffer, range);
         let (header, _) = DatagramHeader::parse(datagram, context.network)?;
-        if header.kind() != DATA {
+        if !matches!(header.kind(), DATA | DATA_ASIDE) {
             let (table, news) = (&context.table, &mut context.news);
             self.handshake(table, news, context.now.ms, &header, datagram, from)?;
             return Ok(None);
         }
-        let (peer, incoming) = context.table.sender(header.session.get(), from)?;
+        let (peer, incoming) = context.table.sender(&header, from)?;
         let (freshness, end) = incoming.open(&header, datagram)?;
         if let Some(account) = context.stats.peers.get(peer.index()) {
             bump(&account.rx_datagrams, 1);
@@ -145,8 +145,9 @@ impl Ingress {
             if incoming.is_unused() && context.news.push(Event::SessionUsed(peer, incoming.session())) {
                 incoming.set_used();
             }
-            // A late one may still come from where the peer was.
+            // A late one may still come from where the peer was, and one from aside does not tell.
             if freshness == Freshness::Newest
+                && header.kind() == DATA
                 && context.table.get(peer).is_some_and(|view| !same_address(view.address, from))
                 && self.peers.get_mut(peer.index()).is_some_and(|state| state.roaming.allow(context.now.ms))
             {

@@ -5,7 +5,6 @@ mod ingress;
 mod news;
 
 use std::io;
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -25,7 +24,8 @@ use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
 use crate::port::{self, PortKind};
 
-use crate::ring::{Arrival, Ring, Setup};
+use crate::ring::{Arrival, Files, Ring, Setup};
+use crate::underlay::Underlay;
 
 pub use crate::ring::{Waiting, ZeroCopyPath};
 
@@ -101,6 +101,8 @@ pub struct Worker {
     pub mailbox: Arc<Mailbox<PeerTable>>,
     /// How it reads and writes.
     pub engine: Engine,
+    /// UDP ports that it sends from; the first is the one that peers send to.
+    pub ports: Vec<u16>,
     thread: Option<JoinHandle<()>>,
     stop: Arc<EventFd>,
     stopping: Arc<AtomicBool>,
@@ -118,17 +120,19 @@ pub struct Shared {
 }
 
 impl Worker {
-    /// Starts a worker on a queue of the port and a socket; returns when its engine works, or with the reason why not.
+    /// Starts a worker on a queue of the port and its sockets; returns when its engine works, or with the reason why not.
     /// `opened` is called on its thread once nothing is left to be opened: there it can give up rights.
     pub fn spawn(
         config: WorkerConfig,
         port: OwnedFd,
-        underlay: UdpSocket,
+        underlay: Underlay,
         shared: Shared,
         table: Arc<PeerTable>,
         opened: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<Worker> {
         let peers = table.peers.len();
+        let sockets = std::iter::once(&underlay.listen).chain(&underlay.sources);
+        let ports = sockets.map(|socket| Ok(socket.local_addr()?.port())).collect::<io::Result<_>>()?;
         let stats = Arc::new(WorkerStats::new(peers));
         let mailbox = Arc::new(Mailbox::default());
         let stop = Arc::new(EventFd::new()?);
@@ -143,7 +147,13 @@ impl Worker {
                     if let Some(cpu) = config.cpu {
                         pin(cpu)?;
                     }
-                    let ring = Ring::new([port.as_fd(), underlay.as_fd(), stop.as_fd()], config.io(peers))?;
+                    let files = Files {
+                        port: port.as_fd(),
+                        underlay: underlay.listen.as_fd(),
+                        stop: stop.as_fd(),
+                        sources: underlay.sources.iter().map(AsFd::as_fd).collect(),
+                    };
+                    let ring = Ring::new(files, config.io(peers))?;
                     opened()?;
                     Ok(ring)
                 };
@@ -174,7 +184,7 @@ impl Worker {
             }
         })?;
         match started.recv() {
-            Ok(Ok(engine)) => Ok(Worker { stats, mailbox, engine, thread: Some(thread), stop, stopping }),
+            Ok(Ok(engine)) => Ok(Worker { stats, mailbox, engine, ports, thread: Some(thread), stop, stopping }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other("the worker thread ended before it began")),
         }
@@ -250,6 +260,7 @@ impl<'a> State<'a> {
     ) -> State<'a> {
         let peers = table.peers.len();
         let news = News::new(shared.events, stats.clone());
+        let sources = ring.sources();
         State {
             context: Context {
                 ring,
@@ -263,7 +274,7 @@ impl<'a> State<'a> {
                 lane: config.lane,
                 network: config.network,
             },
-            egress: Egress::new(peers, config.flood_rate),
+            egress: Egress::new(peers, sources, config.flood_rate),
             ingress: Ingress::new(peers, config.offloads),
             mailbox,
             epoch: config.epoch,

@@ -24,7 +24,7 @@ use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::port::PortKind;
 use ipop_dataplane::session::{Cipher, Incoming, KEY_LEN, Key, Outgoing};
-use ipop_dataplane::underlay;
+use ipop_dataplane::underlay::{self, Underlay};
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::worker::{Shared, Waiting, Worker, WorkerConfig};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg};
@@ -60,6 +60,8 @@ pub struct Kind {
     pub udp_gso: bool,
     /// Datagrams are sealed.
     pub cipher: Option<Cipher>,
+    /// Sockets that are sent from besides the one that is received on.
+    pub sources: usize,
 }
 
 impl Default for Kind {
@@ -71,6 +73,7 @@ impl Default for Kind {
             engine: EngineChoice::IoUring,
             udp_gso: true,
             cipher: None,
+            sources: 0,
         }
     }
 }
@@ -111,7 +114,8 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         for fd in [&port, &inner] {
             nix::sys::socket::setsockopt(fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20)).unwrap();
         }
-        let Kind { port: port_kind, offloads, waiting, engine, udp_gso, cipher: _ } = kind;
+        let Kind { port: port_kind, offloads, waiting, engine, udp_gso, cipher: _, sources } = kind;
+        let sources = underlay::sources(addresses[index], sources).unwrap();
         let config = WorkerConfig {
             lane: 0,
             cpu: None,
@@ -127,7 +131,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         };
         let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
         let table = Arc::new(PeerTable::new(vec![view], None));
-        let worker = Worker::spawn(config, inner, socket, shared, table, || Ok(()));
+        let worker = Worker::spawn(config, inner, Underlay { listen: socket, sources }, shared, table, || Ok(()));
         sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
     }
     sides.try_into().ok().expect("two sides")

@@ -16,7 +16,9 @@ pub(crate) fn status(s: &Status) -> String {
     let security = if s.sec { "encrypted" } else { "NONE: \"sec\" is false, frames travel in clear text" };
     line("security", security.to_owned());
     line("port", port(&s.port));
-    line("listen", format!("UDP {}, network {}", s.listen, s.network));
+    let sources: Vec<String> = s.workers.iter().flat_map(|w| w.ports.iter().skip(1)).map(u16::to_string).collect();
+    let sources = if sources.is_empty() { String::new() } else { format!("; sends from {} too", sources.join(", ")) };
+    line("listen", format!("UDP {}, network {}{sources}", s.listen, s.network));
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
     let mut engines: Vec<String> = s.workers.iter().map(engine).collect();
@@ -257,8 +259,13 @@ mod tests {
         let off = Feature { name: "multishot_read".into(), on: false, reason: Some("Invalid argument".into()) };
         let on = Feature { name: "tso".into(), on: true, reason: None };
         assert_eq!(feature(&on), "tso on");
-        let mut status =
-            WorkerStatus { cpu: Some(1), engine: "io_uring".into(), no_io_uring: None, features: vec![on, off] };
+        let mut status = WorkerStatus {
+            cpu: Some(1),
+            ports: vec![5800],
+            engine: "io_uring".into(),
+            no_io_uring: None,
+            features: vec![on, off],
+        };
         assert_eq!(engine(&status), "io_uring, multishot_read off (Invalid argument)");
         (status.engine, status.features) = ("system calls".into(), vec![]);
         status.no_io_uring = Some("Operation not permitted".into());

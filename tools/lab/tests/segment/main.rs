@@ -21,6 +21,7 @@ mod interface;
 mod jumbo;
 mod moves;
 mod order;
+mod ports;
 mod reach;
 mod services;
 mod stranger;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         frames::TESTS,
         stranger::TESTS,
         order::TESTS,
+        ports::TESTS,
     ];
     let trials = trials.into_iter().flatten().map(Test::trial).collect();
     run(trials)
