@@ -97,6 +97,25 @@ fn every_frame_arrives_as_it_was_and_in_order(kind: Kind) {
     }
 }
 
+/// Containers keep an MTU that the path does not carry: each of their full frames needs a little more than a datagram.
+#[test]
+fn frames_that_do_not_fit_fill_their_datagrams() {
+    const FRAMES: usize = 200;
+    // So that batches gather.
+    let waiting = Waiting { spin: Duration::ZERO, min_wait: Duration::from_millis(1) };
+    for cipher in [None, Some(Cipher::Aes256Gcm)] {
+        let [a, b] = pair_of(1472, Kind { waiting, cipher, ..Kind::default() });
+        let frames: Vec<_> = (0..FRAMES).map(|number| plain(1500, number)).collect();
+        frames.iter().for_each(|frame| a.send(&VnetHeader::default(), frame));
+        for frame in &frames {
+            let (_, arrived) = b.receive(Duration::from_secs(5)).unwrap_or_else(|| panic!("lost; {:?}", b.drops()));
+            assert!(arrived == *frame);
+        }
+        let datagrams = a.worker.stats.peers[0].tx_datagrams.load(std::sync::atomic::Ordering::Relaxed) as usize;
+        assert!(datagrams < FRAMES * 5 / 4, "{datagrams} datagrams for {FRAMES} frames");
+    }
+}
+
 fn every_way_of_waiting_ends_when_a_frame_comes(kind: Kind) {
     for (spin, min_wait) in [(0, 0), (1000, 0), (0, 1000), (200, 200)] {
         let [spin, min_wait] = [spin, min_wait].map(Duration::from_micros);

@@ -14,6 +14,8 @@
 //!   |                     the piece                                 |
 //! ```
 //!
+//! Pieces have any size: the first one usually fills a datagram that has something else in it already.
+//!
 //! The flags are those of the frame record and the same in every piece. Pieces may come in any order. A frame whose
 //! pieces overlap or disagree is dropped whole (RFC 5722 has the reason), one that stays unfinished is dropped at its
 //! deadline or when the table needs its place.
@@ -75,7 +77,7 @@ struct Entry {
 }
 
 /// What became of a piece.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<'a> {
     /// More pieces are missing.
     Stored,
@@ -119,9 +121,26 @@ impl Reassembly {
 
     /// Takes the body of a fragment record. The second value is true if an older unfinished frame had to go for it.
     pub fn add(&mut self, sender: Sender, flags: u8, record: &[u8], now_ms: u64) -> (Outcome<'_>, bool) {
-        let Ok((header, piece)) = FragmentHeader::ref_from_prefix(record) else {
-            return (Outcome::Malformed, false);
-        };
+        match FragmentHeader::read_from_prefix(record) {
+            Ok((header, piece)) => self.insert(sender, flags, header, piece, now_ms),
+            Err(_) => (Outcome::Malformed, false),
+        }
+    }
+
+    /// True if pieces of this frame are here.
+    pub fn has(&self, sender: Sender, number: u32) -> bool {
+        self.entries.iter().any(|entry| entry.sender == sender && entry.number == number)
+    }
+
+    /// The same as [`Self::add`] for a record that was taken apart.
+    pub fn insert(
+        &mut self,
+        sender: Sender,
+        flags: u8,
+        header: FragmentHeader,
+        piece: &[u8],
+        now_ms: u64,
+    ) -> (Outcome<'_>, bool) {
         let (number, total) = (header.number.get(), header.total.get() as usize);
         let offset = header.offset.get() as usize;
         let found = self.entries.iter().position(|e| e.sender == sender && e.number == number);

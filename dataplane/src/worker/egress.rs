@@ -401,14 +401,20 @@ impl Egress {
         let Body { flags, own: head, buffer, rest } = body;
         let pool = sender.pool;
         let total = head.len() + rest.len();
-        let piece = path.capacity() - PREFIX;
-        if total > MAX_BODY || head.len() > piece {
+        let most = path.capacity() - PREFIX;
+        if total > MAX_BODY || head.len() > most {
             return Ok(Err(Ending::FrameOversize));
         }
         let number = self.fragmented;
         self.fragmented = number.wrapping_add(1);
-        for offset in (0..total).step_by(piece) {
+        // The first piece fills the datagram that is open: so all are full, and leave as one train. Less than an eighth of a
+        // datagram is left to padding.
+        let left = self.left(path).saturating_sub(PREFIX);
+        let mut piece = if left > head.len().max(most / 8) { left } else { most };
+        let mut offset = 0;
+        while offset < total {
             let len = piece.min(total - offset);
+            piece = most;
             let Some(slot) = self.room(sender, path, PREFIX + len)? else { return Ok(Err(Ending::SendSlots)) };
             slot.frames += u64::from(offset == 0);
             let record = RecordHeader { kind: FRAGMENT, flags, len: U16::new((FRAGMENT_HEADER_LEN + len) as u16) };
@@ -424,8 +430,20 @@ impl Egress {
             slot.append_copy(&head[..own]);
             let from = rest.start + offset + own - head.len();
             slot.append_buffer(pool, buffer, from..from + len - own);
+            offset += len;
         }
         Ok(Ok(()))
+    }
+
+    /// Octets that the datagram at the end of a peer's train has room for; 0 if there is none.
+    fn left(&self, path: &Path<'_>) -> usize {
+        let outbox = &self.outboxes[self.outbox(path)];
+        let size = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
+        if outbox.slot.is_some() { size.saturating_sub(outbox.open) } else { 0 }
+    }
+
+    fn outbox(&self, path: &Path<'_>) -> usize {
+        path.peer.index() * self.sources + usize::from(path.source)
     }
 
     /// Makes room for a record of `need` octets at the end of a peer's train, in the datagram that is open if it fits,
@@ -436,7 +454,8 @@ impl Egress {
         path: &Path<'_>,
         need: usize,
     ) -> io::Result<Option<&'s mut SendSlot>> {
-        let outbox = &mut self.outboxes[path.peer.index() * self.sources + usize::from(path.source)];
+        let at = self.outbox(path);
+        let outbox = &mut self.outboxes[at];
         let tag = path.outgoing.tag_len();
         let whole = DATAGRAM_HEADER_LEN + need + tag;
         if let Some(id) = &outbox.slot {

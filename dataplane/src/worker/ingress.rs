@@ -6,10 +6,11 @@ use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
+use super::pieces::{Found, Pieces, Put};
 use super::{Context, News, WorkerStats};
 use crate::addr::PeerId;
 use crate::claims::Claims;
-use crate::datagram::fragment::{Outcome, Reassembly, Sender};
+use crate::datagram::fragment::{Outcome, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
 use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
@@ -40,7 +41,7 @@ const ROAMING_RATE: u64 = 4;
 /// The direction from the peers to the port.
 pub(super) struct Ingress {
     peers: Vec<PeerState>,
-    reassembly: Reassembly,
+    pieces: Pieces,
     join: Option<Join>,
     offloads: Offloads,
     handshakes: RateLimit,
@@ -89,7 +90,7 @@ impl Ingress {
     pub(super) fn new(peers: usize, offloads: Offloads) -> Ingress {
         Ingress {
             peers: (0..peers).map(|_| PeerState::new()).collect(),
-            reassembly: Reassembly::default(),
+            pieces: Pieces::default(),
             join: None,
             offloads,
             handshakes: RateLimit::new(HANDSHAKE_RATE),
@@ -115,6 +116,7 @@ impl Ingress {
             }
             at = end;
         }
+        self.interrupt_pieces(context);
         Ok(())
     }
 
@@ -202,6 +204,9 @@ impl Ingress {
             let body_at = at + RECORD_HEADER_LEN;
             at = body_at + record.body.len();
             let (kind, flags) = (record.kind, record.flags);
+            if !matches!(kind, record::FRAGMENT | record::PAD) {
+                self.interrupt_pieces(context);
+            }
             let outcome = match kind {
                 record::PAD => Ok(()),
                 record::FRAME => self.frame(context, origin, flags, body_at..at)?,
@@ -249,7 +254,7 @@ impl Ingress {
             let held = ending == Ending::SourceIsLocal && self.hold(context, origin, frame_at..range.end, csum);
             return Ok(Err(if held { Ending::Held } else { ending }));
         }
-        self.finish_join(context)?;
+        finish(&mut self.join, context)?;
         let mut writer = context.ring.writer();
         let Some(id) = writer.slots.take() else { return Ok(Err(Ending::WriteSlots)) };
         let slot = writer.slots.get(&id);
@@ -316,7 +321,7 @@ impl Ingress {
         if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer) {
             return Ok(Err(ending));
         }
-        self.finish_join(context)?;
+        finish(&mut self.join, context)?;
         if headers.transport() == Transport::Udp && !self.offloads.uso {
             return write_datagrams(context, origin, &headers, &run, headers_range.start..range.end);
         }
@@ -340,20 +345,21 @@ impl Ingress {
         range: Range<usize>,
     ) -> io::Result<Result<(), Ending>> {
         let now_ms = context.now.ms;
-        let timed_out = self.reassembly.expire(now_ms);
+        let timed_out = self.pieces.expire(now_ms);
         context.stats.counters.add(Ending::FragmentTimeout, timed_out as u64);
-        self.finish_join(context)?;
-        let body = context.ring.underlay_pool.bytes(origin.buffer, range);
         let sender = Sender { peer: origin.peer, lane: origin.lane };
-        let (outcome, evicted) = self.reassembly.add(sender, flags, body, now_ms);
-        context.stats.counters.add(Ending::FragmentEvicted, u64::from(evicted));
-        let (flags, body) = match outcome {
-            Outcome::Complete(flags, body) => (flags, body),
-            Outcome::Stored => return Ok(Ok(())),
-            Outcome::Duplicate => return Ok(Err(Ending::Replayed)),
-            Outcome::Malformed => return Ok(Err(Ending::FragmentMalformed)),
+        let found = Found { sender, flags, buffer: origin.buffer, range };
+        let (put, evicted) = self.pieces.add(&mut context.ring.underlay_pool, found, now_ms);
+        context.stats.counters.add(Ending::FragmentEvicted, evicted);
+        let (flags, body) = match put {
+            Put::InPlace(flags, range) => return self.frame(context, origin, flags, range),
+            Put::Table(Outcome::Complete(flags, body)) => (flags, body),
+            Put::Table(Outcome::Stored) => return Ok(Ok(())),
+            Put::Table(Outcome::Duplicate) => return Ok(Err(Ending::Replayed)),
+            Put::Table(Outcome::Malformed) => return Ok(Err(Ending::FragmentMalformed)),
         };
         // What came before this frame is written before it.
+        finish(&mut self.join, context)?;
         context.ring.submit_now()?;
         let (csum, bytes) = match record::parse_frame(flags, body) {
             Ok(parsed) => parsed,
@@ -363,23 +369,10 @@ impl Ingress {
         Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
     }
 
-    /// Queues the super-frame that is being joined.
-    fn finish_join(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Some(join) = self.join.take() else { return Ok(()) };
-        let mut writer = context.ring.writer();
-        let slot = writer.slots.get(&join.slot);
-        let (vnet, headers) = slot.own().split_at_mut(VNET_HEADER_LEN);
-        match &join.of {
-            Joined::Slices { run, headers: layout, .. } => {
-                vnet.copy_from_slice(layout.patch(headers, run).as_bytes());
-            }
-            Joined::Datagrams { run, .. } if run.frames() > 1 => {
-                vnet.copy_from_slice(run.patch(headers).as_bytes());
-                slot.merged(run.frames() as u64 - 1, run.header_len());
-            }
-            Joined::Datagrams { .. } => {}
-        }
-        writer.write(join.slot)
+    /// What has begun to come in pieces must wait for the rest elsewhere.
+    fn interrupt_pieces(&mut self, context: &Context<'_>) {
+        let evicted = self.pieces.interrupt(&context.ring.underlay_pool, context.now.ms);
+        context.stats.counters.add(Ending::FragmentEvicted, evicted);
     }
 
     /// True if the rest of a super-frame is still to come.
@@ -394,8 +387,27 @@ impl Ingress {
 
     /// Step (12): the writes leave with the worker's next submission; what was being joined is complete now.
     pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        self.finish_join(context)
+        finish(&mut self.join, context)
     }
+}
+
+/// Queues the super-frame that is being joined.
+fn finish(join: &mut Option<Join>, context: &mut Context<'_>) -> io::Result<()> {
+    let Some(join) = join.take() else { return Ok(()) };
+    let mut writer = context.ring.writer();
+    let slot = writer.slots.get(&join.slot);
+    let (vnet, headers) = slot.own().split_at_mut(VNET_HEADER_LEN);
+    match &join.of {
+        Joined::Slices { run, headers: layout, .. } => {
+            vnet.copy_from_slice(layout.patch(headers, run).as_bytes());
+        }
+        Joined::Datagrams { run, .. } if run.frames() > 1 => {
+            vnet.copy_from_slice(run.patch(headers).as_bytes());
+            slot.merged(run.frames() as u64 - 1, run.header_len());
+        }
+        Joined::Datagrams { .. } => {}
+    }
+    writer.write(join.slot)
 }
 
 impl Join {

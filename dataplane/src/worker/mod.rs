@@ -3,6 +3,7 @@
 mod egress;
 mod ingress;
 mod news;
+mod pieces;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
