@@ -125,8 +125,10 @@ endings! {
     FragmentTimeout = "fragment_timeout", Dropped;
     /// Peer: given up for a newer frame because the table of unfinished frames is full.
     FragmentEvicted = "fragment_evicted", Dropped;
-    /// Port: the kernel dropped it before it was read, because the socket's buffer was full (a packet socket only).
+    /// Port: the kernel dropped it before it was read, because the queue of the TAP, or the packet socket's buffer, was full.
     PortKernelDrops = "port_kernel_drops", Dropped;
+    /// Peers: the kernel dropped the datagram before it was read, because the UDP socket's buffer was full.
+    UnderlayKernelDrops = "underlay_kernel_drops", Dropped;
     /// The port does not take the frame because it is down (EIO, ENETDOWN, ENXIO).
     PortDown = "port_down", Dropped;
     /// The frame is larger than the MTU of the port (EMSGSIZE).

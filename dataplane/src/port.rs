@@ -96,7 +96,7 @@ impl Port {
     /// Frames for us that the kernel has dropped since the last call, as far as it tells.
     pub fn kernel_drops(&self) -> u64 {
         match self {
-            Port::Tap(_) => 0,
+            Port::Tap(tap) => tap.kernel_drops(),
             Port::Packet(packet) => packet.kernel_drops(),
         }
     }

@@ -3,6 +3,7 @@
 // `ifreq` or integer of the type that the kernel's header gives for its number (include/uapi/linux/if_tun.h, sockios.h), and the kernel keeps no pointer.
 #![allow(unsafe_code)]
 
+mod drops;
 mod super_frames;
 
 use std::fs::OpenOptions;
@@ -16,6 +17,7 @@ use crate::interface::{self, control_call, request};
 use crate::offloads::Offloads;
 use crate::wire::vnet::VNET_HEADER_LEN;
 use crate::{PATIENCE, PAUSE};
+use drops::Drops;
 
 /// What went wrong with the port, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,8 @@ pub struct Tap {
     mac: MacAddr,
     queues: Vec<OwnedFd>,
     offloads: Offloads,
+    /// `None` without a sysfs that shows the device.
+    drops: Option<Drops>,
 }
 
 impl Tap {
@@ -78,7 +82,8 @@ impl Tap {
     pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
         let [a, b, c, d, e] = random;
         let mac = MacAddr([0xfe, a, b, c, d, e]);
-        let mut tap = Tap { name: name.to_owned(), mac, queues: Vec::new(), offloads: Offloads::WITHOUT_USO };
+        let mut tap =
+            Tap { name: name.to_owned(), mac, queues: Vec::new(), offloads: Offloads::WITHOUT_USO, drops: None };
         for index in 0..queues {
             let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
             tap.queues.push(queue);
@@ -89,6 +94,8 @@ impl Tap {
         // an error where the file is missing (a kernel without IPv6).
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
         tap.set_up()?;
+        let index = nix::net::if_::if_nametoindex(name);
+        tap.drops = index.ok().and_then(|index| Drops::open(name, index).ok());
         Ok(tap)
     }
 
@@ -207,6 +214,11 @@ impl Tap {
                 _ => Err(self.failed("SIOCBRADDIF", e)),
             },
         }
+    }
+
+    /// Frames to the device that the kernel has dropped since the last call, because nobody read them fast enough.
+    pub fn kernel_drops(&self) -> u64 {
+        self.drops.as_ref().map_or(0, Drops::take)
     }
 
     /// The bridge that the device is a port of, as sysfs shows it.

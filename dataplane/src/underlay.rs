@@ -1,12 +1,13 @@
 //! UDP sockets to the other gateways.
-// UNSAFETY: socket options that socket2 has no name for. Invariant: each passes a live int and its size, which is what
-// the kernel takes for every option named here (ip(7), ipv6(7), udp(7)).
+// UNSAFETY: socket options that socket2 has no name for. Invariant: each passes live memory and its size, an int as
+// the kernel takes it for the options named here (ip(7), ipv6(7), udp(7)), or an array where the call says so.
 #![allow(unsafe_code)]
 
 mod trains;
 
 pub use trains::{Trains, try_trains};
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
@@ -136,6 +137,42 @@ fn bind_to(socket: Socket, listen: SocketAddr) -> Result<UdpSocket, UnderlayErro
     Ok(socket.into())
 }
 
+/// Counts what the kernel drops because a socket's buffer is full.
+#[derive(Debug)]
+pub struct KernelDrops {
+    socket: UdpSocket,
+    seen: Cell<u32>,
+}
+
+impl KernelDrops {
+    /// Of this socket, from now on.
+    pub fn of(socket: UdpSocket) -> KernelDrops {
+        let drops = KernelDrops { socket, seen: Cell::new(0) };
+        drops.take();
+        drops
+    }
+
+    /// Datagrams since the last call; 0 on a kernel that does not tell (before 4.12).
+    pub fn take(&self) -> u64 {
+        let Ok(now) = dropped(&self.socket) else { return 0 };
+        now.wrapping_sub(self.seen.replace(now)).into()
+    }
+}
+
+/// `sk_drops` of a socket, which wraps.
+fn dropped(socket: &impl AsFd) -> io::Result<u32> {
+    // include/uapi/linux/sock_diag.h: SK_MEMINFO_DROPS, the last of SK_MEMINFO_VARS.
+    const DROPS: usize = 8;
+    let mut memory = [0u32; DROPS + 1];
+    let mut size = size_of_val(&memory) as libc::socklen_t;
+    // SAFETY: SO_MEMINFO fills an array of u32 up to the size that is given.
+    let result = unsafe {
+        let fd = socket.as_fd().as_raw_fd();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, memory.as_mut_ptr().cast(), &mut size)
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(memory[DROPS]) }
+}
+
 /// Octets of UDP payload that the kernel believes the path to `peer` carries: from the route and what ICMP has told it.
 pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
     let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
@@ -232,6 +269,30 @@ mod tests {
         for listen in ["127.0.0.1:1", "0.0.0.0:1", "[::]:1"] {
             assert!(leaves_through(listen.parse().unwrap(), peer, "lo").unwrap(), "{listen}");
             assert!(!leaves_through(listen.parse().unwrap(), peer, "eth7").unwrap(), "{listen}");
+        }
+    }
+
+    #[test]
+    fn what_finds_the_buffer_full_is_counted() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF, 0).unwrap();
+        let drops = KernelDrops::of(socket.try_clone().unwrap());
+        assert_eq!(drops.take(), 0);
+        let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            near.send_to(&[0; 1000], socket.local_addr().unwrap()).unwrap();
+        }
+        let dropped = drops.take();
+        assert!((90..100).contains(&dropped), "{dropped} of 100");
+        assert_eq!(drops.take(), 0);
+    }
+
+    #[test]
+    fn sources_send_and_keep_nothing() {
+        for listen in ["127.0.0.1:5800", "[::1]:5800"] {
+            let sources = sources(listen.parse().unwrap(), 3).unwrap();
+            let ports: std::collections::HashSet<_> = sources.iter().map(|s| s.local_addr().unwrap().port()).collect();
+            assert!(ports.len() == 3 && !ports.contains(&0), "{ports:?}");
         }
     }
 

@@ -65,6 +65,8 @@ const CONTROL: &[c_long] = &[
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
     libc::SYS_newfstatat,
+    // Statistics of the port, from a file that is open already.
+    libc::SYS_pread64,
     libc::SYS_readlinkat,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,

@@ -23,7 +23,7 @@ use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
 use ipop_dataplane::tap::TapError;
-use ipop_dataplane::underlay::{self, Underlay, UnderlayError};
+use ipop_dataplane::underlay::{self, KernelDrops, Underlay, UnderlayError};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -168,6 +168,8 @@ pub struct Gateway {
     table_full: u64,
     events: Arc<Events>,
     udp: std::net::UdpSocket,
+    /// For each worker's socket.
+    underlay_drops: Vec<KernelDrops>,
     offloads: Offloads,
     confinement: Confinement,
     // Workers end before the port and the sockets that they use go away.
@@ -267,6 +269,8 @@ impl Gateway {
         let mut sockets = underlay::bind(config.listen, config.workers)?;
         let offloads = Offloads::try_out(&config, &mut port, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
+        let same = |socket: &std::net::UdpSocket| Ok(KernelDrops::of(socket.try_clone()?));
+        let underlay_drops = sockets.iter().map(same).collect::<io::Result<_>>().map_err(call("dup"))?;
         let identity = Arc::new(identity(&config, &random[16..32])?);
         let links = links(&config, &identity);
         let limits = Arc::new(config.limits());
@@ -293,6 +297,7 @@ impl Gateway {
             table_full: 0,
             events,
             udp,
+            underlay_drops,
             offloads,
             confinement: Confinement::none(),
             workers: Vec::new(),

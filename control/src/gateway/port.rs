@@ -5,7 +5,7 @@ use ipop_dataplane::interface::mtu_of;
 use ipop_dataplane::packet::{PacketError, PacketPort};
 use ipop_dataplane::port::Port;
 use ipop_dataplane::tap::Tap;
-use ipop_dataplane::underlay;
+use ipop_dataplane::underlay::{self, KernelDrops};
 use tracing::{info, warn};
 
 use super::{Gateway, GatewayError, call};
@@ -69,6 +69,8 @@ impl Gateway {
 
     pub(super) fn count_kernel_drops(&self) {
         self.counters.add(Ending::PortKernelDrops, self.port.kernel_drops());
+        let underlay = self.underlay_drops.iter().map(KernelDrops::take).sum();
+        self.counters.add(Ending::UnderlayKernelDrops, underlay);
     }
 
     /// The port takes every frame that the bridge's other ports may have.

@@ -21,6 +21,7 @@ mod interface;
 mod jumbo;
 mod moves;
 mod order;
+mod overload;
 mod ports;
 mod reach;
 mod services;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         frames::TESTS,
         stranger::TESTS,
         order::TESTS,
+        overload::TESTS,
         ports::TESTS,
     ];
     let trials = trials.into_iter().flatten().map(Test::trial).collect();
