@@ -116,10 +116,12 @@ impl Config {
         })?;
         let max_macs = keys.number("max_macs", 65_536, 16..=1 << 20)?.unwrap_or(65_536) as usize;
         let defaults = keys.peer_defaults(max_macs)?;
+        let port = keys.port()?;
         let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
         Ok(Config {
             name: keys.label("name")?.unwrap_or_else(host_name),
-            port: keys.port()?,
+            offloads: keys.offloads(&port)?,
+            port,
             listen,
             network: keys.number("network", 0, 0..=0xff_ffff)?.unwrap_or(0) as u32,
             peers: keys.peers(listen, identity.as_ref(), defaults)?,
@@ -138,7 +140,6 @@ impl Config {
                 Some(true) => EngineChoice::IoUring,
                 Some(false) => EngineChoice::Calls,
             },
-            offloads: keys.offloads()?,
             control_socket: keys.socket_path("control_socket")?,
             user: keys.user()?,
             confine: keys.switch("confine")?.unwrap_or(true),

@@ -1,11 +1,9 @@
-//! What the port and the gateway leave to each other.
+//! What a worker may write to the port.
 
-/// Offloads of a port, and what a worker makes of them.
+/// UDP super-frames at the port. TCP super-frames can always be written, whatever the port hands over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offloads {
-    /// TCP super-frames are read from the port and written to it.
-    pub tso: bool,
-    /// UDP super-frames are (Linux 6.2). Without it, those of a peer are written as the datagrams that they hold.
+    /// The port takes UDP super-frames (Linux 6.2). Without it, those of a peer are written as the datagrams that they hold.
     pub uso: bool,
     /// Datagrams of one flow that arrive together are merged into UDP super-frames; takes `uso`.
     pub udp_merge: bool,
@@ -13,7 +11,7 @@ pub struct Offloads {
 
 impl Offloads {
     /// All of them.
-    pub const ALL: Offloads = Offloads { tso: true, uso: true, udp_merge: true };
+    pub const ALL: Offloads = Offloads { uso: true, udp_merge: true };
     /// What a kernel older than 6.2 has.
-    pub const WITHOUT_USO: Offloads = Offloads { tso: true, uso: false, udp_merge: false };
+    pub const WITHOUT_USO: Offloads = Offloads { uso: false, udp_merge: false };
 }

@@ -52,8 +52,8 @@ impl Port {
         }
     }
 
-    /// The offloads that are on. A packet socket has those of its kernel, whatever the card can do: what the card cannot
-    /// is done before (`validate_xmit_skb()` in net/core/dev.c). A kernel without UDP super-frames says so at the first.
+    /// What may be written. A packet socket takes what its kernel knows, whatever the card can do: what the card cannot is
+    /// done before (`validate_xmit_skb()` in net/core/dev.c). A kernel without UDP super-frames says so at the first.
     pub fn offloads(&self) -> Offloads {
         match self {
             Port::Tap(tap) => tap.offloads(),

@@ -163,7 +163,7 @@ impl Tap {
             // If it was about anything else, this says so.
             self.check("TUNSETOFFLOAD", set(mask))?;
         }
-        self.offloads = Offloads { tso, uso, udp_merge: uso };
+        self.offloads = if uso { Offloads::ALL } else { Offloads::WITHOUT_USO };
         Ok(())
     }
 

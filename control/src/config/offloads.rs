@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Keys, keys};
+use super::{ConfigError, Keys, PortConfig, keys};
 
 /// What the kernel may be asked for, if it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Keys<'_> {
         }
     }
 
-    pub(super) fn offloads(&self) -> Result<OffloadSwitches, ConfigError> {
+    pub(super) fn offloads(&self, port: &PortConfig) -> Result<OffloadSwitches, ConfigError> {
         let none = Map::new();
         let object = match self.object.get("offloads") {
             None => &none,
@@ -41,8 +41,16 @@ impl Keys<'_> {
         let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
         keys.check_names(keys::OFFLOADS)?;
         let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
+        let tso = on("tso")?;
+        if let (false, PortConfig::AfPacket { interface }) = (tso, port) {
+            let message = format!(
+                "does not apply to \"af_packet\": others decide what comes from that interface; `ethtool -K {interface} gro off` \
+                 keeps it from joining what arrives"
+            );
+            return Err(keys.error("tso", message));
+        }
         Ok(OffloadSwitches {
-            tso: on("tso")?,
+            tso,
             uso: on("uso")?,
             udp_gso: on("udp_gso")?,
             udp_gro: on("udp_gro")?,

@@ -54,6 +54,15 @@ fn a_port_is_a_tap_or_an_interface() {
         let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
         assert!(text.starts_with(&format!("x.json: \"{key}\": cannot be there beside \"port\"")), "{text}");
     }
+    let mut config = minimal();
+    (config["port"], config["offloads"]) = (json!({ "af_packet": "eth1" }), json!({ "tso": false }));
+    let text = Config::parse("x.json", &config.to_string()).unwrap_err().to_string();
+    assert!(
+        text.starts_with("x.json: \"offloads.tso\": does not apply to") && text.contains("ethtool -K eth1"),
+        "{text}"
+    );
+    config["offloads"] = json!({ "uso": false });
+    assert!(!Config::parse("x.json", &config.to_string()).unwrap().offloads.uso);
 }
 
 #[test]

@@ -26,17 +26,21 @@ pub(super) fn hint(config: &Config) -> &'static str {
 }
 
 /// What the gateway asks of the kernel.
-pub(super) struct Offloads {
+pub(super) struct KernelOffloads {
     tso: State,
     uso: State,
     pub(super) udp_gso: State,
     udp_gro: State,
 }
 
-impl Offloads {
+impl KernelOffloads {
     /// Tries what the config permits and sets up port and sockets accordingly. The port must be in no bridge yet and
     /// nobody may read from it.
-    pub(super) fn try_out(config: &Config, port: &mut Port, sockets: &[UdpSocket]) -> Result<Offloads, GatewayError> {
+    pub(super) fn try_out(
+        config: &Config,
+        port: &mut Port,
+        sockets: &[UdpSocket],
+    ) -> Result<KernelOffloads, GatewayError> {
         let wanted = &config.offloads;
         let allowed = |on: bool, state: State| if on { state } else { State::by_config() };
         let (tso, uso) = match port {
@@ -47,7 +51,7 @@ impl Offloads {
                 (tso, allowed(wanted.uso, uso))
             }
             // Others decide what comes from an interface, and the kernel cuts what its card cannot take.
-            Port::Packet(_) => (State::On, State::On),
+            Port::Packet(_) => (State::On, allowed(wanted.uso, State::On)),
         };
         let trains = try_trains(config.listen);
         let udp_gro = allowed(wanted.udp_gro, trains.gro);
@@ -58,7 +62,7 @@ impl Offloads {
                 known.or_else(|error| if wanted.udp_gro { Ok(()) } else { Err(error) }).map_err(call("UDP_GRO"))?;
             }
         }
-        Ok(Offloads { tso, uso, udp_gso: allowed(wanted.udp_gso, trains.gso), udp_gro })
+        Ok(KernelOffloads { tso, uso, udp_gso: allowed(wanted.udp_gso, trains.gso), udp_gro })
     }
 
     fn list(&self) -> Vec<Feature> {

@@ -19,6 +19,7 @@ use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Wake};
 use ipop_dataplane::forward::Learn;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
+use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
@@ -34,7 +35,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
-use self::features::Offloads;
+use self::features::KernelOffloads;
 use self::refusals::Refusals;
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
@@ -170,7 +171,7 @@ pub struct Gateway {
     udp: std::net::UdpSocket,
     /// For each worker's socket.
     underlay_drops: Vec<KernelDrops>,
-    offloads: Offloads,
+    offloads: KernelOffloads,
     confinement: Confinement,
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
@@ -267,7 +268,7 @@ impl Gateway {
 
         let mut port = port::open(&config, tap_mac)?;
         let mut sockets = underlay::bind(config.listen, config.workers)?;
-        let offloads = Offloads::try_out(&config, &mut port, &sockets)?;
+        let offloads = KernelOffloads::try_out(&config, &mut port, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
         let same = |socket: &std::net::UdpSocket| Ok(KernelDrops::of(socket.try_clone()?));
         let underlay_drops = sockets.iter().map(same).collect::<io::Result<_>>().map_err(call("dup"))?;
@@ -314,7 +315,7 @@ impl Gateway {
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,
                 epoch,
-                offloads: gateway.port.offloads(),
+                offloads: if gateway.config.offloads.uso { gateway.port.offloads() } else { Offloads::WITHOUT_USO },
                 engine: gateway.config.io_uring,
                 udp_gso: gateway.offloads.udp_gso.is_on(),
                 zero_copy: gateway.config.offloads.zero_copy,

@@ -8,10 +8,12 @@
 #![allow(unsafe_code)]
 
 mod calls;
+mod complete;
 mod message;
 mod pool;
 mod queue;
 mod slots;
+mod submit;
 mod uring;
 mod waiting;
 mod zero_copy;
@@ -29,11 +31,12 @@ use io_uring::{opcode, squeue};
 pub(crate) use pool::{BufferPool, Layout};
 pub(crate) use queue::Queue;
 pub(crate) use slots::{MAX_DATAGRAMS, SendSlot, SlotId, Slots, WriteSlot};
+pub(crate) use submit::{Sender, Writer};
 
 pub use waiting::Waiting;
 use waiting::{Look, Spin};
 pub use zero_copy::Path as ZeroCopyPath;
-use zero_copy::{IORING_SEND_ZC_REPORT_USAGE, Way, ZeroCopy};
+use zero_copy::ZeroCopy;
 
 use crate::addr::PeerId;
 use crate::ending::Ending;
@@ -42,7 +45,7 @@ use crate::port::PortKind;
 use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tag;
 use calls::Calls;
-use queue::{Completion, Engine, Token};
+use queue::{Engine, Token};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -140,21 +143,6 @@ pub(crate) struct Files<'a> {
     pub(crate) sources: Vec<BorrowedFd<'a>>,
 }
 
-/// What it takes to send: a view on parts of the ring, so that octets of the pool can be borrowed meanwhile.
-pub(crate) struct Sender<'a> {
-    pub(crate) queue: &'a mut Queue,
-    pub(crate) slots: &'a mut Slots<SendSlot>,
-    pub(crate) pool: &'a BufferPool,
-    zero_copy: &'a mut ZeroCopy,
-}
-
-/// What it takes to write to the port.
-pub(crate) struct Writer<'a> {
-    pub(crate) queue: &'a mut Queue,
-    pub(crate) slots: &'a mut Slots<WriteSlot>,
-    pub(crate) pool: &'a BufferPool,
-}
-
 /// The ring with everything that it may touch.
 pub(crate) struct Ring {
     // Dropped first: `Drop` has cancelled what was in flight, then the descriptor closes, then the memory goes.
@@ -186,69 +174,6 @@ pub(crate) struct Ring {
     report: feature::Engine,
     /// Writes since the account was last taken: the peer, its frames, and their octets.
     written: Vec<(PeerId, (u64, u64))>,
-}
-
-impl Sender<'_> {
-    /// Queues a train for the socket that its slot names. `segment` is the size of its datagrams if there is more than one.
-    pub(crate) fn send(&mut self, id: SlotId, to: SocketAddr, segment: Option<u16>) -> io::Result<()> {
-        // A card may be slow to give slots back, and a frame without a slot is lost.
-        let plenty = self.slots.available() >= usize::from(SEND_SLOTS / 2);
-        let (number, slot) = self.slots.lend(id);
-        let msg = slot.prepare(to, segment);
-        let socket = self.queue.sockets[usize::from(slot.source)];
-        if !self.queue.gso {
-            // Single datagrams too, or they would overtake.
-            let result = slot.send_each(socket);
-            self.queue.done.push_back(Completion::of(Token::Send(number), result));
-            return Ok(());
-        }
-        let (token, peer) = (Token::Send(number), slot.peer);
-        let way = if plenty { self.zero_copy.way(peer, slot.len, || slot.pages()) } else { Way::Copy };
-        // MSG_DONTWAIT: a full send queue is an error to be counted, not a request that waits and is overtaken.
-        let flags = libc::MSG_DONTWAIT as u32;
-        let file = match slot.source {
-            0 => UNDERLAY,
-            source => Fixed(SOURCES + u32::from(source) - 1),
-        };
-        let entry = match way {
-            Way::Copy => opcode::SendMsg::new(file, msg).flags(flags).build(),
-            _ => opcode::SendMsgZc::new(file, msg).flags(flags).ioprio(IORING_SEND_ZC_REPORT_USAGE).build(),
-        };
-        // SAFETY: the slot is lent, so nobody reaches it until the completion (with a zero-copy send: until the
-        // notification); it is boxed, and it holds its buffers.
-        unsafe {
-            match &mut self.queue.engine {
-                Engine::Uring(_) => self.queue.push(entry, token)?,
-                Engine::Calls(calls) => calls.send(socket, number, msg),
-            }
-        }
-        if way == Way::Trial {
-            // The kernel sends while it takes the request, so the result is there.
-            self.queue.submit()?;
-            if let Some(result) = self.queue.result_of(token).filter(|result| **result < 0) {
-                self.zero_copy.refused(peer, -*result);
-                *result = slot.send_now(socket);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Writer<'_> {
-    /// Queues a frame for the port.
-    pub(crate) fn write(&mut self, id: SlotId) -> io::Result<()> {
-        let (number, slot) = self.slots.lend(id);
-        let (iovecs, count) = slot.iovecs();
-        let entry = opcode::Writev::new(PORT, iovecs, count).build();
-        // SAFETY: as for a send.
-        unsafe {
-            match &mut self.queue.engine {
-                Engine::Uring(_) => self.queue.push(entry, Token::Write(number))?,
-                Engine::Calls(calls) => calls.write(number, iovecs, count),
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Ring {
@@ -506,85 +431,6 @@ impl Ring {
         }
         Ok(())
     }
-
-    fn complete(&mut self, completion: Completion) -> io::Result<()> {
-        let Completion { token, result, buffer, more, notification, open } = completion;
-        match token {
-            Token::PortRead => {
-                self.port_armed &= more;
-                match (result, buffer) {
-                    (len, Some(buffer)) if len >= 0 => {
-                        let len = len as usize;
-                        let at = self.port_pool.received(buffer, len, open);
-                        let arrival = self.frame(buffer, at, len);
-                        self.arrivals.push(arrival);
-                    }
-                    // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
-                    // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
-                    (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
-                        self.arrivals.push(Arrival::Lost(Ending::FrameMetadata));
-                    }
-                    (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
-                    // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
-                    (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
-                    (code, _) if is_passing(code) => {}
-                    (code, _) => return Err(io::Error::from_raw_os_error(-code)),
-                }
-            }
-            Token::UnderlayReceive => {
-                self.underlay_armed &= more;
-                match (result, buffer) {
-                    (len, Some(buffer)) if len >= 0 => {
-                        let len = len as usize;
-                        let at = self.underlay_pool.received(buffer, len, open);
-                        self.arrivals.push(Arrival::Train { buffer, at, len });
-                    }
-                    // Errors of earlier sends (ICMP) are reported here too; none of them ends the worker.
-                    (code, _) if code != -libc::EBADF && code != -libc::EINVAL => {}
-                    (code, _) => return Err(io::Error::from_raw_os_error(-code)),
-                }
-            }
-            Token::Stop => self.arrivals.push(Arrival::Stop),
-            Token::Send(number) => {
-                let id = self.sends.returned(number);
-                let slot = self.sends.get(&id);
-                if notification {
-                    self.zero_copy.notified(slot.peer, result);
-                } else {
-                    let mut result = result;
-                    if result == -libc::EIO && slot.is_train() {
-                        // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so
-                        // again.
-                        (self.queue.gso, self.gso_refused) = (false, true);
-                        result = slot.send_each(self.queue.sockets[usize::from(slot.source)]);
-                    }
-                    if result < 0 {
-                        let (peer, frames) = (slot.peer, slot.frames);
-                        self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
-                    }
-                }
-                // Of a zero-copy send the kernel still reads; the notification will give the slot back.
-                if !more {
-                    slot.clear(&mut self.port_pool);
-                    self.sends.give_back(id);
-                }
-            }
-            Token::Write(number) => {
-                let id = self.writes.returned(number);
-                let slot = self.writes.get(&id);
-                let peer = slot.peer;
-                if result < 0 {
-                    let (frames, uso) = (slot.account().0, slot.is_uso());
-                    self.refusals.push(Refusal { port: true, peer, frames, errno: -result, uso });
-                } else {
-                    self.written.push((peer, slot.account()));
-                }
-                slot.clear(&mut self.underlay_pool);
-                self.writes.give_back(id);
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Ring {
@@ -605,9 +451,4 @@ fn multishot_header(name: usize, control: usize) -> Box<libc::msghdr> {
     header.msg_namelen = name as u32;
     header.msg_controllen = control;
     header
-}
-
-/// Results of a read from the port that end neither the port nor the worker.
-fn is_passing(code: i32) -> bool {
-    [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
 }

@@ -1,0 +1,93 @@
+//! What completions mean: arrivals, refusals, and slots that are free again.
+
+use std::io;
+
+use super::queue::{Completion, Token};
+use super::{Arrival, Refusal, Ring};
+use crate::ending::Ending;
+
+impl Ring {
+    pub(super) fn complete(&mut self, completion: Completion) -> io::Result<()> {
+        let Completion { token, result, buffer, more, notification, open } = completion;
+        match token {
+            Token::PortRead => {
+                self.port_armed &= more;
+                match (result, buffer) {
+                    (len, Some(buffer)) if len >= 0 => {
+                        let len = len as usize;
+                        let at = self.port_pool.received(buffer, len, open);
+                        let arrival = self.frame(buffer, at, len);
+                        self.arrivals.push(arrival);
+                    }
+                    // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
+                    // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
+                    (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
+                        self.arrivals.push(Arrival::Lost(Ending::FrameMetadata));
+                    }
+                    (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
+                    // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
+                    (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
+                    (code, _) if is_passing(code) => {}
+                    (code, _) => return Err(io::Error::from_raw_os_error(-code)),
+                }
+            }
+            Token::UnderlayReceive => {
+                self.underlay_armed &= more;
+                match (result, buffer) {
+                    (len, Some(buffer)) if len >= 0 => {
+                        let len = len as usize;
+                        let at = self.underlay_pool.received(buffer, len, open);
+                        self.arrivals.push(Arrival::Train { buffer, at, len });
+                    }
+                    // Errors of earlier sends (ICMP) are reported here too; none of them ends the worker.
+                    (code, _) if code != -libc::EBADF && code != -libc::EINVAL => {}
+                    (code, _) => return Err(io::Error::from_raw_os_error(-code)),
+                }
+            }
+            Token::Stop => self.arrivals.push(Arrival::Stop),
+            Token::Send(number) => {
+                let id = self.sends.returned(number);
+                let slot = self.sends.get(&id);
+                if notification {
+                    self.zero_copy.notified(slot.peer, result);
+                } else {
+                    let mut result = result;
+                    if result == -libc::EIO && slot.is_train() {
+                        // No checksum offload on the way out, or IPsec (udp_send_skb() in net/ipv4/udp.c). It would say so
+                        // again.
+                        (self.queue.gso, self.gso_refused) = (false, true);
+                        result = slot.send_each(self.queue.sockets[usize::from(slot.source)]);
+                    }
+                    if result < 0 {
+                        let (peer, frames) = (slot.peer, slot.frames);
+                        self.refusals.push(Refusal { port: false, peer, frames, errno: -result, uso: false });
+                    }
+                }
+                // Of a zero-copy send the kernel still reads; the notification will give the slot back.
+                if !more {
+                    slot.clear(&mut self.port_pool);
+                    self.sends.give_back(id);
+                }
+            }
+            Token::Write(number) => {
+                let id = self.writes.returned(number);
+                let slot = self.writes.get(&id);
+                let peer = slot.peer;
+                if result < 0 {
+                    let (frames, uso) = (slot.account().0, slot.is_uso());
+                    self.refusals.push(Refusal { port: true, peer, frames, errno: -result, uso });
+                } else {
+                    self.written.push((peer, slot.account()));
+                }
+                slot.clear(&mut self.underlay_pool);
+                self.writes.give_back(id);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Results of a read from the port that end neither the port nor the worker.
+fn is_passing(code: i32) -> bool {
+    [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
+}
