@@ -1,6 +1,7 @@
 //! `ipop`: a layer-2 overlay switch. Runs a gateway, checks its config, makes keys, shows what a running one does.
 
 mod client;
+mod metrics;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,12 @@ enum Command {
     Arp(Query),
     /// Show the last messages exchanged with peers.
     Rpc(Query),
+    /// Print all counters in the text format of Prometheus.
+    Metrics {
+        /// Control socket of the gateway.
+        #[arg(long, default_value = DEFAULT_CONTROL_SOCKET)]
+        socket: PathBuf,
+    },
     /// Agree on new keys with every peer that is up, now instead of after two minutes.
     Rekey(Query),
 }
@@ -91,6 +98,7 @@ fn main() -> ExitCode {
         Command::Macs(query) => show(&query, "macs", show::macs),
         Command::Arp(query) => show(&query, "arp", show::arp),
         Command::Rpc(query) => show(&query, "rpc", show::rpc),
+        Command::Metrics { socket } => metrics(&socket),
         Command::Rekey(query) => show(&query, "rekey", show::rekey),
     };
     match result {
@@ -159,11 +167,20 @@ fn show<T: serde::de::DeserializeOwned>(query: &Query, command: &str, render: fn
     let text = if query.json {
         serde_json::to_string_pretty(&value).map_err(|e| e.to_string())? + "\n"
     } else {
-        let report = serde_json::from_value(value)
-            .map_err(|e| format!("the gateway is of another version and answers in another form ({e}); try --json"))?;
-        render(&report)
+        render(&parsed(value).map_err(|e| e + "; try --json")?)
     };
     print(&text)
+}
+
+fn metrics(socket: &Path) -> Result<(), String> {
+    let status = parsed(client::ask(socket, "status")?)?;
+    let peers = parsed(client::ask(socket, "peers")?)?;
+    print(&metrics::metrics(&status, &peers))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(answer: serde_json::Value) -> Result<T, String> {
+    serde_json::from_value(answer)
+        .map_err(|error| format!("the gateway is of another version and answers in another form ({error})"))
 }
 
 fn print(text: &str) -> Result<(), String> {

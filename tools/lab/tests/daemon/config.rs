@@ -249,13 +249,20 @@ pub(crate) fn questions() -> Outcome {
     }
     // What passed is what was counted.
     ensure(a.counter("/frames/to_peer")? >= 1 && a.counter("/frames/delivered")? >= 1, "the ping was not counted")?;
+    let parts = [
+        "ipop_encrypted 1\n",
+        "ipop_peer_up{peer=\"gw-b\"} 1\n",
+        "# TYPE ipop_dropped_total counter\n",
+        "ipop_frames_total{ending=\"delivered\"} ",
+    ];
+    says("metrics", &a.query("metrics", false).run()?, &parts)?;
     let table = a.query("nonsense", false).output()?;
     ensure(table.status.code() == Some(2), "a command that does not exist")?;
     // The socket of one that was killed stays; nobody answers there.
     let (query, absent) = (b.query("status", false), "/nowhere/ipop.sock");
     b.kill();
     failed_clearly("a dead socket", &query.output()?, &["nobody answers", "gw-b/ipop.sock"])?;
-    for kind in ["status", "peers", "macs", "arp", "rpc"] {
+    for kind in ["status", "peers", "macs", "arp", "rpc", "metrics"] {
         let output = ipop(pair.gateway(0), &[kind, "--socket", absent])?.output()?;
         failed_clearly("no socket", &output, &["no control socket", absent, "ipop run"])?;
         ensure(output.stdout.is_empty(), "an error and an answer")?;
