@@ -305,6 +305,7 @@ impl Gateway {
                 lane: lane as u8,
                 cpu: gateway.config.cpus.get(lane).copied(),
                 port: gateway.port.kind(),
+                workers: gateway.config.workers,
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,

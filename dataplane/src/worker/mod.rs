@@ -1,6 +1,7 @@
 //! A worker: one thread, one ring, one queue of the port, one socket, both directions, run to completion.
 
 mod egress;
+mod handshakes;
 mod ingress;
 mod news;
 
@@ -41,6 +42,8 @@ const SETTLE_ROUNDS: usize = 4;
 pub struct WorkerConfig {
     /// Its lane: 0 and up, below [`crate::datagram::CONTROL_LANE`].
     pub lane: u8,
+    /// How many workers there are.
+    pub workers: usize,
     /// The core that it stays on.
     pub cpu: Option<usize>,
     /// What its queue of the port is.
@@ -264,7 +267,7 @@ impl<'a> State<'a> {
                 network: config.network,
             },
             egress: Egress::new(peers, config.flood_rate),
-            ingress: Ingress::new(peers, config.offloads),
+            ingress: Ingress::new(peers, config.workers, config.offloads),
             mailbox,
             epoch: config.epoch,
         }

@@ -116,6 +116,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             lane: 0,
             cpu: None,
             port: port_kind,
+            workers: 1,
             network: 3,
             flood_rate: 1000,
             waiting,
