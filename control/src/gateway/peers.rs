@@ -194,8 +194,14 @@ impl Gateway {
     pub(super) fn publish(&mut self) {
         if std::mem::take(&mut self.table_changed) {
             let table = Arc::new(self.peer_table());
+            let before = std::mem::replace(&mut self.published, table.clone());
+            let ended = before.has_ended(&table);
             for worker in &self.workers {
                 worker.mailbox.publish(table.clone());
+                // One that has nothing to do would keep the keys of a session that has ended.
+                if ended && let Err(error) = worker.wake() {
+                    warn!("a worker cannot be woken: {error}");
+                }
             }
         }
     }

@@ -46,7 +46,7 @@ use queue::{Completion, Engine, Token};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
-const STOP: Fixed = Fixed(2);
+const WAKE: Fixed = Fixed(2);
 const PORT_GROUP: u16 = 0;
 const UNDERLAY_GROUP: u16 = 1;
 
@@ -85,8 +85,8 @@ pub(crate) enum Arrival {
     Lost(Ending),
     /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
     Train { buffer: u16, at: usize, len: usize },
-    /// The stop event was signalled.
-    Stop,
+    /// The control thread has something for the worker.
+    Wake,
 }
 
 /// A send or a write that the kernel refused.
@@ -148,7 +148,7 @@ pub(crate) struct Ring {
     receive: Box<libc::msghdr>,
     /// For a packet socket, which is received from; a TAP is read.
     port_receive: Option<Box<libc::msghdr>>,
-    stop_value: Box<u64>,
+    wake_value: Box<u64>,
     pub(crate) port_pool: BufferPool,
     pub(crate) underlay_pool: BufferPool,
     sends: Slots<SendSlot>,
@@ -160,6 +160,7 @@ pub(crate) struct Ring {
     pub(crate) zero_copy: ZeroCopy,
     port_armed: bool,
     underlay_armed: bool,
+    wake_armed: bool,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
     port_multishot: bool,
     spin: Spin,
@@ -234,7 +235,7 @@ impl Writer<'_> {
 }
 
 impl Ring {
-    /// A ring over a port, an underlay socket and an eventfd that ends the worker. Must be made on the worker's thread.
+    /// A ring over a port, an underlay socket and an eventfd that wakes the worker. Must be made on the worker's thread.
     pub(crate) fn new(files: [BorrowedFd<'_>; 3], setup: Setup) -> io::Result<Ring> {
         let Setup { port, waiting, choice, gso, zero_copy, peers } = setup;
         let files = files.map(|file| file.as_raw_fd());
@@ -266,11 +267,11 @@ impl Ring {
                 (Engine::Calls(Calls::new(port, files)), pools, report)
             }
         };
-        let mut ring = Ring {
+        Ok(Ring {
             queue: Queue { engine, done: VecDeque::with_capacity(CQ_ENTRIES as usize), underlay: files[1], gso },
             receive: multishot_header(NAME_LEN, CONTROL_LEN),
             port_receive: (port == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
-            stop_value: Box::new(0),
+            wake_value: Box::new(0),
             port_pool,
             underlay_pool,
             sends: Slots::new(SEND_SLOTS, SendSlot::new),
@@ -281,6 +282,7 @@ impl Ring {
             zero_copy: ZeroCopy::new(if report.zero_copy.is_on() { peers } else { 0 }),
             port_armed: false,
             underlay_armed: false,
+            wake_armed: false,
             port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
             settle: Spin::new(if spin.is_zero() { spin } else { SETTLE }),
             spin: Spin::new(spin),
@@ -288,11 +290,7 @@ impl Ring {
             gso_refused: false,
             report,
             written: Vec::with_capacity(usize::from(WRITE_SLOTS)),
-        };
-        let read = opcode::Read::new(STOP, std::ptr::from_mut(&mut *ring.stop_value).cast(), 8).build();
-        // SAFETY: `stop_value` is boxed and lives as long as the ring.
-        unsafe { ring.queue.push(read, Token::Stop)? };
-        Ok(ring)
+        })
     }
 
     /// Submits everything, and takes what is done and what has arrived.
@@ -416,7 +414,9 @@ impl Ring {
 
     /// True if there is nothing to arm: it is armed, or there is no buffer to arm it with.
     fn is_armed(&self) -> bool {
-        (self.port_armed || !self.port_pool.has_free()) && (self.underlay_armed || !self.underlay_pool.has_free())
+        (self.port_armed || !self.port_pool.has_free())
+            && (self.underlay_armed || !self.underlay_pool.has_free())
+            && self.wake_armed
     }
 
     /// A message from the port in a buffer: from a TAP it is the frame; from a packet socket the frame lies behind what the
@@ -468,6 +468,12 @@ impl Ring {
             unsafe { self.queue.push(entry, Token::UnderlayReceive)? };
             self.underlay_armed = true;
         }
+        if !self.wake_armed {
+            let read = opcode::Read::new(WAKE, std::ptr::from_mut(&mut *self.wake_value).cast(), 8).build();
+            // SAFETY: `wake_value` is boxed and lives as long as the ring.
+            unsafe { self.queue.push(read, Token::Wake)? };
+            self.wake_armed = true;
+        }
         Ok(())
     }
 
@@ -516,7 +522,14 @@ impl Ring {
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
-            Token::Stop => self.arrivals.push(Arrival::Stop),
+            Token::Wake => {
+                self.wake_armed = false;
+                match result {
+                    0.. => self.arrivals.push(Arrival::Wake),
+                    code if is_passing(code) => {}
+                    code => return Err(io::Error::from_raw_os_error(-code)),
+                }
+            }
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);

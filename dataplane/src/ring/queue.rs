@@ -22,7 +22,7 @@ const BATCH: usize = 32;
 pub(super) enum Token {
     PortRead,
     UnderlayReceive,
-    Stop,
+    Wake,
     Send(u16),
     Write(u16),
 }
@@ -32,7 +32,7 @@ impl Token {
         match self {
             Token::PortRead => 0,
             Token::UnderlayReceive => 1,
-            Token::Stop => 2,
+            Token::Wake => 2,
             Token::Send(slot) => 3 << 32 | u64::from(slot),
             Token::Write(slot) => 4 << 32 | u64::from(slot),
         }
@@ -44,7 +44,7 @@ impl Token {
             (0, 1) => Token::UnderlayReceive,
             (3, slot) => Token::Send(slot),
             (4, slot) => Token::Write(slot),
-            _ => Token::Stop,
+            _ => Token::Wake,
         }
     }
 }
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn tokens_survive() {
         for token in
-            [Token::PortRead, Token::UnderlayReceive, Token::Stop, Token::Send(0), Token::Send(63), Token::Write(255)]
+            [Token::PortRead, Token::UnderlayReceive, Token::Wake, Token::Send(0), Token::Send(63), Token::Write(255)]
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }
@@ -202,7 +202,7 @@ mod tests {
         let (port, _far) = UnixDatagram::pair().unwrap();
         let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        let stop = nix::sys::eventfd::EventFd::new().unwrap();
+        let wake = nix::sys::eventfd::EventFd::new().unwrap();
         for choice in [EngineChoice::Calls, EngineChoice::IoUring] {
             let setup = Setup {
                 port: PortKind::Tap,
@@ -212,7 +212,7 @@ mod tests {
                 zero_copy: false,
                 peers: 1,
             };
-            let mut ring = Ring::new([port.as_fd(), near.as_fd(), stop.as_fd()], setup).unwrap();
+            let mut ring = Ring::new([port.as_fd(), near.as_fd(), wake.as_fd()], setup).unwrap();
             let id = ring.sends.take().unwrap();
             let (number, slot) = ring.sends.lend(id);
             slot.append_copy(&[7; 250]);

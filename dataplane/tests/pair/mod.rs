@@ -39,6 +39,8 @@ pub struct Side {
     pub address: std::net::SocketAddr,
     pub port: OwnedFd,
     pub worker: Worker,
+    /// What the worker began with.
+    pub table: Arc<PeerTable>,
     pub events: Arc<Events>,
 }
 
@@ -114,9 +116,9 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         let Kind { port: port_kind, offloads, waiting, engine, udp_gso, cipher: _ } = kind;
         let config = WorkerConfig {
             lane: 0,
+            workers: 1,
             cpu: None,
             port: port_kind,
-            workers: 1,
             network: 3,
             flood_rate: 1000,
             waiting,
@@ -128,8 +130,8 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         };
         let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
         let table = Arc::new(PeerTable::new(vec![view], None));
-        let worker = Worker::spawn(config, inner, socket, shared, table, || Ok(()));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
+        let worker = Worker::spawn(config, inner, socket, shared, table.clone(), || Ok(()));
+        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), table, events });
     }
     sides.try_into().ok().expect("two sides")
 }
