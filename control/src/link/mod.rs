@@ -311,6 +311,12 @@ impl Link {
         Outcome { changed, ..Outcome::default() }
     }
 
+    /// Looks for what the path carries, while the link is up: when it came up, when the peer has moved or restarted.
+    /// `kernel` is what the kernel believes.
+    pub fn search_path(&mut self, kernel: usize, now_ms: u64) {
+        self.path = self.up.then(|| PathMtu::new(kernel, now_ms));
+    }
+
     fn has_session(&mut self, now_ms: u64) -> Outcome {
         let Opening::Sealed(sealed) = &self.opening else { return Outcome::default() };
         let life = sealed.remote().map(|them| them.life);

@@ -78,6 +78,9 @@ impl World {
     }
 
     fn follow(&mut self, side: usize, outcome: Outcome) {
+        if matches!(outcome.event, Some(LinkEvent::Up | LinkEvent::Restarted)) {
+            self.sides[side].link.search_path(1472, self.now_ms);
+        }
         self.sides[side].events.extend(outcome.event);
         self.wire.extend(outcome.send.into_iter().map(|(_, datagram)| (1 - side, datagram)));
     }
@@ -249,6 +252,25 @@ fn a_peer_that_restarts_is_back_at_once() {
         assert!(world.sides[1].link.is_up());
         assert!(world.sides[0].events.starts_with(&[LinkEvent::Up, LinkEvent::Restarted]));
         world.exchange();
+    }
+}
+
+#[test]
+fn the_path_to_a_peer_that_restarts_is_looked_for_again() {
+    for mut world in [World::sealed().open(), World::clear().open()] {
+        world.pass(3000);
+        world.sides[0].link.path.as_mut().unwrap().acknowledged(1472, world.now_ms);
+        world.restart(1);
+        world.pass(1500);
+        assert_eq!(world.sides[0].events[1], LinkEvent::Restarted);
+        let now_ms = world.now_ms;
+        let path = world.sides[0].link.path.as_mut().expect("a search");
+        assert_eq!(path.poll(now_ms), Some(1472));
+        assert!(path.acknowledged(1472, now_ms));
+        assert_eq!(world.sides[0].link.view(address(1)).max_datagram, 1472);
+        world.sides[0].link.goodbye();
+        world.sides[0].link.search_path(1472, now_ms);
+        assert!(world.sides[0].link.path.is_none(), "there is no path while it is down");
     }
 }
 

@@ -83,6 +83,11 @@ pub(crate) fn starts_and_crashes() -> Outcome {
             let numbers = [sessions(&a)?, sessions(&b)?];
             with_logs(ensure(numbers == [2, 1], format!("{numbers:?} sessions after a crash")), &[&a, &b])?;
             says("gw-a's log", &a.log(), &["peer gw-b has restarted"])?;
+            // For gw-a the link has not been down, and yet the path may be another.
+            for daemon in [&a, &b] {
+                let found = || Ok(daemon.status("peers")?["peers"][0]["path_mtu"] == 1500);
+                with_logs(until("the path MTU after a crash", Duration::from_secs(3), found), &[&a, &b])?;
+            }
         }
         ensure(a.stop()?.success() && b.stop()?.success(), "one ended badly")?;
     }
