@@ -385,6 +385,11 @@ impl Link {
     }
 }
 
+/// What a peer says of itself, fit for one line of a log or of a table: control characters are replaced.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
 /// Since 1970, for handshakes.
 fn nanoseconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)

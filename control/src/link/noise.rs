@@ -16,6 +16,7 @@ use zerocopy::byteorder::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::printable;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
@@ -63,10 +64,10 @@ impl Introduction {
         }
     }
 
-    /// The sender's name; empty if it is no text.
-    pub fn name(&self) -> &str {
+    /// The sender's name, without control characters; empty if it is no text.
+    pub fn name(&self) -> String {
         let octets = self.name.get(..usize::from(self.name_len)).unwrap_or_default();
-        std::str::from_utf8(octets).unwrap_or_default()
+        printable(std::str::from_utf8(octets).unwrap_or_default())
     }
 
     /// What both processors are good at.
@@ -292,7 +293,7 @@ mod tests {
                 assert!(initiator.finish(&forged).is_none());
             }
             let (introduced, at_a) = initiator.finish(&second).unwrap();
-            assert_eq!((introduced.session.get(), introduced.name()), (2, "gw-a"));
+            assert_eq!((introduced.session.get(), introduced.name().as_str()), (2, "gw-a"));
             assert_eq!((&at_a.send, &at_a.receive), (&at_b.receive, &at_b.send));
             assert_ne!(at_a.send, at_a.receive);
         }
@@ -332,6 +333,12 @@ mod tests {
         assert_eq!(broken.name(), "");
         (broken.name_len, broken.name[0]) = (1, 0xff);
         assert_eq!(broken.name(), "");
+    }
+
+    #[test]
+    fn a_name_is_one_line() {
+        let name = Introduction::new(0, 0, 0, "gw\nERROR \u{1b}[31m\r\u{85}\0\u{7f}ä").name();
+        assert_eq!(name, "gw?ERROR ?[31m????ä");
     }
 
     #[test]

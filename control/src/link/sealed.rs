@@ -264,7 +264,7 @@ impl Sealed {
             rekey_at_ms,
             cipher,
             life: theirs.life.get(),
-            name: theirs.name().to_owned(),
+            name: theirs.name(),
         }
     }
 

@@ -423,6 +423,9 @@ fn hellos_survive_and_garbage_does_not() {
     let own = identity(PrivateKey::generate().unwrap(), 1);
     let hello = Clear::new(PeerId(0), own, &mut || 5).hello(false);
     assert_eq!(Hello::parse(&serde_json::to_vec(&hello).unwrap()), Some(hello));
+    let forged = r#"{"msg_type":"hello","uid":"a\nb","name":"gw\n\u001b[2J\u0085ERROR","session":1}"#;
+    let forged = Hello::parse(forged.as_bytes()).unwrap();
+    assert_eq!((forged.uid.as_str(), forged.name.as_str()), ("a?b", "gw??[2J?ERROR"));
     for bad in [
         "",
         "{}",
