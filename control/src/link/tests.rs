@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 
-use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION};
+use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
 use ipop_dataplane::session::{Freshness, Gate};
 
 use super::noise::Responder;
 use super::*;
+
+mod crossing;
 
 const NETWORK: u32 = 3;
 
@@ -191,14 +193,22 @@ fn links_open_at_once() {
     World::clear().open();
 }
 
+impl World {
+    /// The indexes of the session that both send with; it must be the same.
+    fn agreed(&self) -> [u32; 2] {
+        let [a, b] = [0, 1].map(|side| self.sides[side].link.view(address(side)));
+        assert_eq!(a.outgoing.unwrap().session(), b.incoming[0].session());
+        assert_eq!(b.outgoing.unwrap().session(), a.incoming[0].session());
+        [a.incoming[0].session(), b.incoming[0].session()]
+    }
+}
+
 #[test]
 fn both_begin_at_once_and_have_one_session() {
     for _ in 0..8 {
         let world = World::sealed().open();
         assert_eq!(world.sessions(), [1, 1]);
-        let [a, b] = [0, 1].map(|side| world.sides[side].link.view(address(side)));
-        assert_eq!(a.outgoing.unwrap().session(), b.incoming[0].session());
-        assert_eq!(b.outgoing.unwrap().session(), a.incoming[0].session());
+        world.agreed();
     }
 }
 
@@ -294,50 +304,6 @@ fn a_lossy_wire_delays_and_nothing_more() {
         assert!(world.sides.iter().all(|side| side.link.is_up()), "seed {seed}");
         world.exchange();
     }
-}
-
-#[test]
-fn what_was_recorded_does_nothing_when_it_is_played_again() {
-    let mut world = World::sealed();
-    let mut recorded = Vec::new();
-    for _ in 0..5 {
-        world.now_ms += 100;
-        world.tick();
-        while let Some((side, datagram)) = world.wire.pop_front() {
-            recorded.push((side, datagram.clone()));
-            world.arrive(side, datagram);
-        }
-    }
-    world.exchange();
-    let before = world.sessions();
-    for (side, datagram) in recorded {
-        assert!(!world.arrive(side, datagram) || world.wire.is_empty(), "it was answered");
-    }
-    assert_eq!(world.sessions(), before);
-    world.exchange();
-}
-
-#[test]
-fn a_replayed_initiation_does_not_end_a_session_after_a_restart() {
-    let mut world = World::sealed();
-    world.now_ms += 100;
-    world.tick();
-    let initiation = world.wire.iter().find(|(side, _)| *side == 1).unwrap().1.clone();
-    world.deliver();
-    world.restart(1);
-    world.pass(1500);
-    world.exchange();
-    let sessions = world.sessions();
-    // The new life does not know the timestamp... but it has seen a newer one.
-    world.arrive(1, initiation.clone());
-    world.pass(500);
-    assert_eq!(world.sessions(), sessions);
-    // Not even one that has seen none believes it: it answers, and nobody uses the answer.
-    world.restart(1);
-    world.arrive(1, initiation);
-    assert!(!world.sides[1].link.is_up());
-    world.pass(2500);
-    world.exchange();
 }
 
 #[test]
