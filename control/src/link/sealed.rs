@@ -87,6 +87,8 @@ pub struct Sealed {
     answers: RateLimit,
     ignored: u32,
     rekey_asked: bool,
+    /// [`REKEY_DATAGRAMS`], unless a test cannot wait for them.
+    pub(super) rekey_datagrams: u64,
     /// Sessions that were made.
     pub handshakes: u64,
 }
@@ -109,6 +111,7 @@ impl Sealed {
             answers: RateLimit::new(ANSWERS_PER_SECOND),
             ignored: 0,
             rekey_asked: false,
+            rekey_datagrams: REKEY_DATAGRAMS,
             handshakes: 0,
         }
     }
@@ -161,7 +164,7 @@ impl Sealed {
         let changed = before != self.incoming().len();
         // Also when the peer has been answered: what it had begun may have been recorded and played again.
         let wanted = self.current.as_ref().is_none_or(|current| {
-            self.rekey_asked || now_ms >= current.rekey_at_ms || current.outgoing.used() >= REKEY_DATAGRAMS
+            self.rekey_asked || now_ms >= current.rekey_at_ms || current.outgoing.used() >= self.rekey_datagrams
         });
         let waiting = self.pending.as_ref().is_some_and(|pending| now_ms < pending.sent_ms + RETRY_MS);
         let initiation = if wanted && !waiting { self.initiate(now_ms, random) } else { None };

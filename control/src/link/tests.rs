@@ -254,6 +254,25 @@ fn keys_are_changed_when_somebody_asks() {
 }
 
 #[test]
+fn keys_change_after_so_many_datagrams() {
+    let mut world = World::sealed().open();
+    for side in &mut world.sides {
+        let Opening::Sealed(sealed) = &mut side.link.opening else { unreachable!() };
+        sealed.rekey_datagrams = 1000;
+    }
+    // 100 rounds of 100 datagrams each way, in ten seconds: far from any age.
+    for _ in 0..100 {
+        world.now_ms += 100;
+        world.tick();
+        world.deliver();
+        (0..100).for_each(|_| world.exchange_without_delivery());
+    }
+    let sessions = world.sessions();
+    assert!((9..=11).contains(&sessions[0]) && sessions[0] == sessions[1], "{sessions:?}");
+    assert!(world.sides.iter().all(|side| side.events == [LinkEvent::Up]));
+}
+
+#[test]
 fn a_peer_that_restarts_is_back_at_once() {
     for mut world in [World::sealed().open(), World::clear().open()] {
         world.pass(3000);
