@@ -23,8 +23,12 @@ fn octets(hex: &str) -> [u8; 32] {
     std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
 }
 
+fn secret(octets: [u8; 32]) -> Secret {
+    Secret(Arc::new(Zeroizing::new(octets)))
+}
+
 fn private(bytes: [u8; 32]) -> PrivateKey {
-    PrivateKey(Secret(Zeroizing::new(bytes)))
+    PrivateKey(secret(bytes))
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn only_padded_base64_of_32_octets_is_a_key() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let (key, shared) = (private([7; 32]), PresharedKey(Secret(Zeroizing::new([7; 32]))));
+    let (key, shared) = (private([7; 32]), PresharedKey(secret([7; 32])));
     assert_eq!((format!("{key:?}"), format!("{shared:?}")), ("PrivateKey".into(), "PresharedKey".into()));
 }
 

@@ -80,18 +80,21 @@ impl Introduction {
     }
 }
 
-/// The keys of a session, wiped when dropped.
+/// The keys of a session, wiped when dropped. In boxes, since what is moved leaves a copy behind.
 pub struct Keys {
-    send: Zeroizing<[u8; KEY_LEN]>,
-    receive: Zeroizing<[u8; KEY_LEN]>,
+    send: Box<Zeroizing<[u8; KEY_LEN]>>,
+    receive: Box<Zeroizing<[u8; KEY_LEN]>>,
 }
 
 impl Keys {
     fn of(state: &mut HandshakeState, initiator: bool) -> Keys {
         let (mut first, mut second) = state.dangerously_get_raw_split();
-        let (from_initiator, from_responder) = (Zeroizing::new(first), Zeroizing::new(second));
-        first.zeroize();
-        second.zeroize();
+        let [from_initiator, from_responder] = [&mut first, &mut second].map(|key| {
+            let mut boxed = Box::new(Zeroizing::new([0; KEY_LEN]));
+            boxed.copy_from_slice(key);
+            key.zeroize();
+            boxed
+        });
         if initiator {
             Keys { send: from_initiator, receive: from_responder }
         } else {
@@ -267,8 +270,8 @@ mod tests {
             "3232254e28b8c9570ba73a90a6af61d2bfbac54f3e0f8635",
         ];
         assert_eq!(datagram(RESPONSE, 0x0001_0000, &second, &a_public), response.concat());
-        assert_eq!(hex(&*keys.send), "a18cc809fd05b6b5f99644cf506f89dce368c2f54a9dbeb9a384f36c274317ef");
-        assert_eq!(hex(&*keys.receive), "b1aa1b797d3a45da97552b8084ade493aa767f15af95854bc86557f6dacd851d");
+        assert_eq!(hex(&**keys.send), "a18cc809fd05b6b5f99644cf506f89dce368c2f54a9dbeb9a384f36c274317ef");
+        assert_eq!(hex(&**keys.receive), "b1aa1b797d3a45da97552b8084ade493aa767f15af95854bc86557f6dacd851d");
     }
 
     fn hex(bytes: &[u8]) -> String {
