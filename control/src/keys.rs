@@ -56,6 +56,16 @@ pub enum KeyError {
         /// Its permissions.
         mode: u32,
     },
+    /// Somebody else can read it, and change it.
+    #[error("{0}: is the file of user {1}, who then has this secret: chown {2} {0}", path.display(), owner, user)]
+    Owner {
+        /// Its path.
+        path: PathBuf,
+        /// Whose it is, as a number.
+        owner: u32,
+        /// Whose it should be.
+        user: u32,
+    },
     /// What stands in it.
     #[error("{}: {error}", path.display())]
     Content {
@@ -207,7 +217,7 @@ impl PrivateKey {
         &self.0.0
     }
 
-    /// Reads a key from a file that only its owner may use.
+    /// Reads a key from a file that only its owner may use: this user, or root.
     pub fn load(path: &Path) -> Result<PrivateKey, KeyError> {
         Secret::load(path).map(PrivateKey)
     }
@@ -238,7 +248,7 @@ impl PresharedKey {
         &self.0.0
     }
 
-    /// Reads a key from a file that only its owner may use.
+    /// Reads a key from a file that only its owner may use: this user, or root.
     pub fn load(path: &Path) -> Result<PresharedKey, KeyError> {
         Secret::load(path).map(PresharedKey)
     }
