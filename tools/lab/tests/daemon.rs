@@ -31,6 +31,8 @@ mod sealed;
 mod sessions;
 #[path = "daemon/stream.rs"]
 mod stream;
+#[path = "daemon/tcp.rs"]
+mod tcp;
 #[path = "daemon/unharmed.rs"]
 mod unharmed;
 #[path = "daemon/wire.rs"]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::kit::{Outcome, Pair, THERE, ensure, failed_clearly, ipop, peer_state, says, until, with_logs};
 use super::stream::Stream;
+use super::tcp::Tcp;
 use super::unharmed::{belief, unharmed};
 use super::wire::{DATA, Forger, VERSION, datagram, payloads};
 
@@ -19,9 +20,11 @@ fn sessions(daemon: &Daemon) -> ipop_lab::Result<u64> {
     Ok(daemon.status("peers")?["peers"][0]["sessions"].as_u64().unwrap_or(0))
 }
 
-/// Keys change twenty times under load, asked for by either side and by both at once; every datagram arrives, once.
+/// Keys change twenty times under load, asked for by either side and by both at once; every datagram arrives, once. Each
+/// of two workers has numbers of its own in every session, and TCP its super-frames.
 pub(crate) fn rekeys_under_load() -> Outcome {
-    let (pair, mut a, mut b) = Pair::joined()?;
+    let (pair, mut a, mut b) = Pair::joined_with(|config| config["workers"] = 2.into())?;
+    let tcp = [Tcp::start(&pair.c0, &pair.c1)?, Tcp::start(&pair.c1, &pair.c0)?];
     let streams = [Stream::start(&pair.c0, &pair.c1, 3000)?, Stream::start(&pair.c1, &pair.c0, 3000)?];
     for round in 0..20 {
         let before = [sessions(&a)?, sessions(&b)?];
@@ -37,6 +40,9 @@ pub(crate) fn rekeys_under_load() -> Outcome {
     }
     for (stream, what) in streams.into_iter().zip(["there", "back"]) {
         stream.stop()?.whole(&format!("{what}, with 20 changes of keys"))?;
+    }
+    for (tcp, what) in tcp.into_iter().zip(["there", "back"]) {
+        tcp.stop(&format!("TCP {what}, with 20 changes of keys"))?;
     }
     unharmed(&pair, "rekeys", [&mut a, &mut b])?;
     for daemon in [&a, &b] {
