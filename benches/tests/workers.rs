@@ -85,6 +85,7 @@ fn side(
     }
     let config = WorkerConfig {
         lane: 0,
+        workers: 1,
         cpu: None,
         port: PortKind::Tap,
         network: NETWORK,

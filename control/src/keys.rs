@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -54,6 +55,16 @@ pub enum KeyError {
         path: PathBuf,
         /// Its permissions.
         mode: u32,
+    },
+    /// Somebody else can read it, and change it.
+    #[error("{0}: is the file of user {1}, who then has this secret: chown {2} {0}", path.display(), owner, user)]
+    Owner {
+        /// Its path.
+        path: PathBuf,
+        /// Whose it is, as a number.
+        owner: u32,
+        /// Whose it should be.
+        user: u32,
     },
     /// What stands in it.
     #[error("{}: {error}", path.display())]
@@ -117,33 +128,41 @@ impl FromStr for PublicKey {
     type Err = KeyError;
 
     fn from_str(text: &str) -> Result<PublicKey, KeyError> {
-        PublicKey::new(*decode(text.as_bytes())?)
+        let mut bytes = [0; KEY_BYTES];
+        decode(text.as_bytes(), &mut bytes)?;
+        PublicKey::new(bytes)
     }
 }
 
 /// Exactly one spelling of 32 octets is taken: padded, without blanks, without stray bits.
-fn decode(text: &[u8]) -> Result<Zeroizing<[u8; KEY_BYTES]>, KeyError> {
+fn decode(text: &[u8], bytes: &mut [u8; KEY_BYTES]) -> Result<(), KeyError> {
     // The decoder wants room for what 44 characters could be.
     let mut room = Zeroizing::new([0; KEY_TEXT / 4 * 3]);
     match STANDARD.decode_slice(text, &mut *room) {
         Ok(KEY_BYTES) => {
-            let mut bytes = Zeroizing::new([0; KEY_BYTES]);
             bytes.copy_from_slice(&room[..KEY_BYTES]);
-            Ok(bytes)
+            Ok(())
         }
         _ => Err(KeyError::NotBase64),
     }
 }
 
-/// 32 secret octets, overwritten when they are dropped.
+/// 32 secret octets, overwritten when the last reference is dropped. They stay in one place: what is moved leaves a copy behind.
 #[derive(Clone)]
-struct Secret(Zeroizing<[u8; KEY_BYTES]>);
+struct Secret(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 
 impl Secret {
+    /// What `fill` writes, where it stays.
+    fn new(fill: impl FnOnce(&mut [u8; KEY_BYTES]) -> Result<(), KeyError>) -> Result<Secret, KeyError> {
+        let mut secret = Arc::new(Zeroizing::new([0; KEY_BYTES]));
+        // Nobody else has it yet, so this makes no copy.
+        let bytes: &mut Zeroizing<_> = Arc::make_mut(&mut secret);
+        fill(bytes)?;
+        Ok(Secret(secret))
+    }
+
     fn generate() -> Result<Secret, KeyError> {
-        let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-        getrandom::fill(&mut *bytes).map_err(KeyError::Random)?;
-        Ok(Secret(bytes))
+        Secret::new(|bytes| getrandom::fill(bytes).map_err(KeyError::Random))
     }
 
     /// One line, with or without its end.
@@ -162,7 +181,7 @@ impl Secret {
         let line = room[..length].strip_suffix(b"\n").unwrap_or(&room[..length]);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let content = |error| KeyError::Content { path: path.to_owned(), error: Box::new(error) };
-        decode(line).map(Secret).map_err(content)
+        Secret::new(|bytes| decode(line, bytes)).map_err(content)
     }
 
     fn load(path: &Path) -> Result<Secret, KeyError> {
@@ -172,7 +191,7 @@ impl Secret {
     fn create(&self, path: &Path) -> Result<(), KeyError> {
         let mut line = Zeroizing::new([b'\n'; KEY_TEXT + 1]);
         // Cannot fail: 32 octets are 44 characters.
-        let _ = STANDARD.encode_slice(*self.0, &mut line[..KEY_TEXT]);
+        let _ = STANDARD.encode_slice(**self.0, &mut line[..KEY_TEXT]);
         file::create(path, &*line)
     }
 }
@@ -190,7 +209,7 @@ impl PrivateKey {
     /// The public key that belongs to it.
     pub fn public(&self) -> PublicKey {
         // The scalar is clamped, so the point has the order of the base point.
-        PublicKey(MontgomeryPoint::mul_base_clamped(*self.0.0).0)
+        PublicKey(MontgomeryPoint::mul_base_clamped(**self.0.0).0)
     }
 
     /// The octets, as X25519 takes them: it clamps them (RFC 7748, section 5).
@@ -198,7 +217,7 @@ impl PrivateKey {
         &self.0.0
     }
 
-    /// Reads a key from a file that only its owner may use.
+    /// Reads a key from a file that only its owner may use: this user, or root.
     pub fn load(path: &Path) -> Result<PrivateKey, KeyError> {
         Secret::load(path).map(PrivateKey)
     }
@@ -229,7 +248,7 @@ impl PresharedKey {
         &self.0.0
     }
 
-    /// Reads a key from a file that only its owner may use.
+    /// Reads a key from a file that only its owner may use: this user, or root.
     pub fn load(path: &Path) -> Result<PresharedKey, KeyError> {
         Secret::load(path).map(PresharedKey)
     }

@@ -46,6 +46,16 @@ impl PeerTable {
         PeerTable { peers, up, gate }
     }
 
+    /// True if a session of this table is not in `newer`: whoever holds this one holds keys that have ended.
+    pub fn has_ended(&self, newer: &PeerTable) -> bool {
+        self.peers.iter().enumerate().any(|(peer, old)| {
+            let lives = |session| {
+                newer.peers.get(peer).is_some_and(|new| new.incoming.iter().any(|other| Arc::ptr_eq(session, other)))
+            };
+            !old.incoming.iter().all(lives)
+        })
+    }
+
     /// The peer with this number.
     pub fn get(&self, id: PeerId) -> Option<&PeerView> {
         self.peers.get(id.index())
@@ -92,7 +102,7 @@ const _: () = assert!(MIN_DATAGRAM > DATAGRAM_HEADER_LEN + 400 && MAX_DATAGRAM <
 
 /// A place for the newest table: the writer replaces what was not fetched yet, the reader takes it when it comes by.
 ///
-/// No lock and no waiting on either side. A table that a worker has done with goes back to the writer through
+/// No lock and no waiting on either side. A reader that sleeps must be woken if it shall look. A table that a worker has done with goes back to the writer through
 /// `done`, so that memory is freed on the control thread.
 #[derive(Debug)]
 pub struct Mailbox<T> {
@@ -176,6 +186,25 @@ mod tests {
         unopened.outgoing = None;
         let peers = vec![peer("10.0.0.1:1", a, true, false), peer("10.0.0.2:1", b, true, true), unopened];
         assert_eq!(PeerTable::new(peers, None).up, [PeerId(1)]);
+    }
+
+    #[test]
+    fn a_session_that_is_in_the_table_no_more_has_ended() {
+        let [one, other] = [1, 2].map(|n| session_index(PeerId(0), n));
+        let old = peer("10.0.0.1:1", one, true, true);
+        let mut moved = old.clone();
+        moved.address = "10.0.0.9:1".parse().unwrap();
+        let mut next = old.clone();
+        next.incoming.extend(peer("10.0.0.1:1", other, true, true).incoming);
+        let mut last = next.clone();
+        last.incoming.remove(0);
+        let table = |peers: &[&PeerView]| PeerTable::new(peers.iter().map(|peer| (*peer).clone()).collect(), None);
+        assert!(!table(&[&old]).has_ended(&table(&[&moved])));
+        assert!(!table(&[&old]).has_ended(&table(&[&next])));
+        assert!(table(&[&next]).has_ended(&table(&[&last])));
+        // The same index again is another session.
+        assert!(table(&[&old]).has_ended(&table(&[&peer("10.0.0.1:1", one, true, true)])));
+        assert!(table(&[&moved, &old]).has_ended(&table(&[&moved, &last])));
     }
 
     #[test]

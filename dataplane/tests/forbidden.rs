@@ -42,6 +42,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
     let shared = Shared { macs, claims: [].into(), events: Arc::new(Events::new(Box::new(Nobody))) };
     let config = WorkerConfig {
         lane: 0,
+        workers: 1,
         cpu: None,
         port: PortKind::Tap,
         network: 3,

@@ -1,5 +1,6 @@
 //! Two workers back to back: see [`pair`].
 
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::Vlan;
@@ -7,8 +8,9 @@ use ipop_dataplane::datagram::segment::SuperFrame;
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::Event;
 use ipop_dataplane::feature::EngineChoice;
+use ipop_dataplane::peers::PeerTable;
 use ipop_dataplane::port::PortKind;
-use ipop_dataplane::session::Cipher;
+use ipop_dataplane::session::{Cipher, Incoming};
 use ipop_dataplane::wire::{VnetHeader, ethernet::emit_header};
 use ipop_dataplane::worker::Waiting;
 use pair::{Kind, Peer, SOURCE, Side, TARGET, pair_of};
@@ -46,6 +48,7 @@ in_modes!(
         slices_of_two_lanes_are_not_joined,
         garbage_is_counted_and_harmless,
         a_port_that_ends_is_reported,
+        an_idle_worker_lets_go_of_old_keys_when_it_is_woken,
     ]
     io_uring IoUring true None;
     system_calls Calls true None;
@@ -212,6 +215,31 @@ fn garbage_is_counted_and_harmless(kind: Kind) {
     let count = |ending| a.worker.stats.counters.get(ending);
     assert_eq!((count(Ending::FrameTruncated), count(Ending::FrameMetadata)), (1, 1));
     assert_eq!((count(Ending::BadSource), count(Ending::BridgeReserved)), (1, 1));
+}
+
+fn an_idle_worker_lets_go_of_old_keys_when_it_is_woken(kind: Kind) {
+    let [a, b] = pair_of(1472, kind);
+    let mailbox = &b.worker.mailbox;
+    let mut old = Weak::new();
+    for round in 0..20 {
+        let mut table = PeerTable::clone(&b.table);
+        let session = Arc::new(Incoming::new(round, None));
+        table.peers[0].incoming.push(session.clone());
+        mailbox.publish(Arc::new(table));
+        b.worker.wake().unwrap();
+        let previous = std::mem::replace(&mut old, Arc::downgrade(&session));
+        drop(session);
+        let end = Instant::now() + Duration::from_secs(5);
+        while previous.strong_count() > 0 {
+            assert!(Instant::now() < end, "the session is still there, round {round}");
+            std::thread::sleep(Duration::from_millis(1));
+            mailbox.collect();
+        }
+    }
+    // It goes on with its work.
+    a.send(&VnetHeader::default(), &plain(60, 7));
+    assert_eq!(b.receive(Duration::from_secs(5)).expect("a frame").1, plain(60, 7));
+    assert_eq!(b.drops(), []);
 }
 
 fn a_port_that_ends_is_reported(kind: Kind) {

@@ -59,6 +59,7 @@ impl Side {
             Shared { macs, claims: [Default::default()].into(), events: Arc::new(Events::new(Box::new(Nobody))) };
         let config = WorkerConfig {
             lane: 0,
+            workers: 1,
             cpu: None,
             port: PortKind::Tap,
             network: NETWORK,

@@ -21,6 +21,8 @@ const STEPS: usize = 60;
 /// Seconds within which both are up then: the longest that a lost answer, a session that was agreed to in vain and the
 /// other side's silence can take together.
 const PATIENCE_S: u64 = 60;
+/// Longer than any session is kept beside the current one.
+const LEFTOVERS_S: u64 = 35;
 
 struct Side {
     link: Link,
@@ -120,6 +122,22 @@ impl World {
         })
     }
 
+    /// What is left of handshakes that crossed must not part them again: they go on hearing each other, and end with one
+    /// session.
+    fn stay_together(&mut self) {
+        for _ in 0..LEFTOVERS_S {
+            self.pass_time(1000);
+            self.deliver_all();
+            assert!(self.converse(), "they lose each other again");
+        }
+        self.deliver_all();
+        let [a, b] = [0, 1].map(|side| self.sides[side].link.view(address(side)));
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            let sent_with = from.outgoing.as_ref().map(|outgoing| outgoing.session());
+            assert_eq!(sent_with, to.incoming.first().map(|incoming| incoming.session()));
+        }
+    }
+
     fn step(&mut self, input: &mut Input<'_>) {
         let [action, amount] = input.array();
         let amount = usize::from(amount);
@@ -177,6 +195,7 @@ pub fn link(data: &[u8]) -> bool {
         world.pass_time(1000);
         world.deliver_all();
         if world.converse() {
+            world.stay_together();
             return data.len() > 3;
         }
     }

@@ -61,7 +61,7 @@ pub(super) fn replaced(key: &str) -> Option<&'static str> {
             "the port has no address of its own; containers have theirs, or get them by DHCP over the segment"
         }
         "tap_name" => "write \"tap\"",
-        "local_uid" | "uid_size" | "nick" => "every gateway makes up a \"uid\" at its start; \"name\" is for people",
+        "local_uid" | "uid_size" | "nick" => "the \"uid\" comes from the gateway's key; \"name\" is for people",
         "svpn_port" | "contr_port" | "localhost" | "localhost6" => {
             "dataplane and control are one process; \"control_socket\" is the way in"
         }
@@ -110,6 +110,12 @@ mod tests {
         assert_eq!(nearest("brigde", TOP), Some("bridge"));
         assert_eq!(nearest("arp_expire", TOP), Some("arp_expiry"));
         assert_eq!(nearest("frobnicate", TOP), None);
+    }
+
+    #[test]
+    fn what_replaces_a_key_is_what_is_there() {
+        assert_eq!(replaced("local_uid"), Some("the \"uid\" comes from the gateway's key; \"name\" is for people"));
+        assert_eq!(replaced("switchmode"), None);
     }
 
     #[test]

@@ -155,7 +155,8 @@ pub struct Gateway {
     rpc_log: VecDeque<RpcMessage>,
     /// Frames whose source was on this side when they came from a peer.
     held: Vec<Held>,
-    /// Something in the workers' table of peers has changed.
+    /// The workers' newest table of peers, and whether something in it has changed since.
+    published: Arc<PeerTable>,
     table_changed: bool,
     next_tick_ms: u64,
     next_second_ms: u64,
@@ -287,6 +288,7 @@ impl Gateway {
             refusals: Refusals::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
             held: Vec::new(),
+            published: Arc::default(),
             table_changed: false,
             next_tick_ms: 0,
             next_second_ms: 0,
@@ -305,10 +307,11 @@ impl Gateway {
             port,
             config,
         };
-        let peers = Arc::new(gateway.peer_table());
+        gateway.published = Arc::new(gateway.peer_table());
         for (lane, socket) in sockets.drain(..).enumerate() {
             let worker = WorkerConfig {
                 lane: lane as u8,
+                workers: gateway.config.workers,
                 cpu: gateway.config.cpus.get(lane).copied(),
                 port: gateway.port.kind(),
                 network: gateway.config.network,
@@ -326,9 +329,9 @@ impl Gateway {
             let confined = confine.map(Confine::worker);
             let confined = move || confined.map_or(Ok(()), |confine| confine());
             let worker =
-                Worker::spawn(worker, queue, underlay, shared.clone(), peers.clone(), confined).map_err(|error| {
-                    GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) }
-                })?;
+                Worker::spawn(worker, queue, underlay, shared.clone(), gateway.published.clone(), confined).map_err(
+                    |error| GatewayError::Worker { lane: lane as u8, error, hint: features::hint(&gateway.config) },
+                )?;
             gateway.workers.push(worker);
         }
         // Last: from here on guests' frames come in.

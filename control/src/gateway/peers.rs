@@ -129,8 +129,7 @@ impl Gateway {
         if outcome.changed {
             info!("peer {} has moved from {before} to {from}", link.name());
             // The new way may carry less.
-            let kernel = underlay::path_payload(self.config.listen, from).unwrap_or(MIN_DATAGRAM);
-            link.path = link.path.as_ref().map(|_| PathMtu::new(kernel, now_ms));
+            search_path(link, self.config.listen, now_ms);
         }
         self.follow(id, outcome, now_ms);
     }
@@ -141,9 +140,7 @@ impl Gateway {
         let (name, address) = (link.name().to_owned(), link.address());
         match event {
             LinkEvent::Up => {
-                // Without a route there is no word of the kernel; what every path should carry is then all that is used.
-                let kernel = underlay::path_payload(listen, address).unwrap_or(MIN_DATAGRAM);
-                link.path = Some(PathMtu::new(kernel, now_ms));
+                search_path(link, listen, now_ms);
                 let (uid, remote) = link.identity().unwrap_or_default();
                 let seal = link.seal(now_ms).map_or("clear text".to_owned(), |(cipher, ..)| cipher.to_string());
                 info!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
@@ -155,7 +152,8 @@ impl Gateway {
             }
             LinkEvent::Restarted => {
                 info!("peer {name} has restarted");
-                link.path = None;
+                // In clear text it may be down until it is heard of once more, and then comes up.
+                search_path(link, listen, now_ms);
                 self.forget_peer(id);
             }
         }
@@ -194,8 +192,14 @@ impl Gateway {
     pub(super) fn publish(&mut self) {
         if std::mem::take(&mut self.table_changed) {
             let table = Arc::new(self.peer_table());
+            let before = std::mem::replace(&mut self.published, table.clone());
+            let ended = before.has_ended(&table);
             for worker in &self.workers {
                 worker.mailbox.publish(table.clone());
+                // One that has nothing to do would keep the keys of a session that has ended.
+                if ended && let Err(error) = worker.wake() {
+                    warn!("a worker cannot be woken: {error}");
+                }
             }
         }
     }
@@ -216,4 +220,10 @@ impl Gateway {
         let gate = self.config.identity.as_ref().map(|_| Gate::of(self.identity.public.as_bytes()));
         PeerTable::new(views.collect(), gate)
     }
+}
+
+fn search_path(link: &mut Link, listen: SocketAddr, now_ms: u64) {
+    // Without a route there is no word of the kernel; what every path should carry is then all that is used.
+    let kernel = underlay::path_payload(listen, link.address()).unwrap_or(MIN_DATAGRAM);
+    link.search_path(kernel, now_ms);
 }

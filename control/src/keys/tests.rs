@@ -1,7 +1,7 @@
 //! Keys against the vectors of RFC 7748, and files against what can be wrong with them.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 use proptest::prelude::*;
 
@@ -23,8 +23,12 @@ fn octets(hex: &str) -> [u8; 32] {
     std::array::from_fn(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
 }
 
+fn secret(octets: [u8; 32]) -> Secret {
+    Secret(Arc::new(Zeroizing::new(octets)))
+}
+
 fn private(bytes: [u8; 32]) -> PrivateKey {
-    PrivateKey(Secret(Zeroizing::new(bytes)))
+    PrivateKey(secret(bytes))
 }
 
 #[test]
@@ -87,7 +91,7 @@ fn only_padded_base64_of_32_octets_is_a_key() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let (key, shared) = (private([7; 32]), PresharedKey(Secret(Zeroizing::new([7; 32]))));
+    let (key, shared) = (private([7; 32]), PresharedKey(secret([7; 32])));
     assert_eq!((format!("{key:?}"), format!("{shared:?}")), ("PrivateKey".into(), "PresharedKey".into()));
 }
 
@@ -130,6 +134,36 @@ fn a_file_that_others_may_use_is_refused() {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         PrivateKey::load(&path).unwrap();
     }
+}
+
+/// Whoever owns a file reads it, whatever its mode says.
+#[test]
+fn a_file_of_another_user_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("key");
+    PrivateKey::generate().unwrap().create(&path).unwrap();
+    // Only root can give a file away.
+    if !nix::unistd::geteuid().is_root() {
+        return PrivateKey::load(&path).map(drop).unwrap();
+    }
+    chown(&path, Some(65534), None).unwrap();
+    for error in [PrivateKey::load(&path).unwrap_err(), PresharedKey::load(&path).unwrap_err()] {
+        let text = error.to_string();
+        assert!(text.contains("user 65534") && text.ends_with(&format!("chown 0 {}", path.display())), "{text}");
+    }
+    chown(&path, Some(0), None).unwrap();
+    PrivateKey::load(&path).unwrap();
+}
+
+#[test]
+fn a_key_that_cannot_be_made_leaves_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    // A directory that can be written to, and not be opened to be put on the disk; root opens it all the same.
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o300)).unwrap();
+    let path = dir.path().join("key");
+    let made = PrivateKey::generate().unwrap().create(&path);
+    assert_eq!(made.is_ok(), path.exists(), "{made:?}");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o700)).unwrap();
 }
 
 #[test]

@@ -18,7 +18,7 @@ use ipop_dataplane::session::{Incoming, Outgoing};
 use serde::{Deserialize, Serialize};
 use zerocopy::IntoBytes;
 
-use super::{Identity, Randomness};
+use super::{Identity, Randomness, printable};
 
 /// Answers to hellos per second: two confused gateways must not talk each other to death.
 pub(super) const ANSWERS_PER_SECOND: u64 = 20;
@@ -43,9 +43,10 @@ pub struct Hello {
 }
 
 impl Hello {
-    /// Reads a body; `None` if it is no hello.
+    /// Reads a body; `None` if it is no hello. Texts are without control characters then.
     pub fn parse(bytes: &[u8]) -> Option<Hello> {
-        let hello: Hello = serde_json::from_slice(bytes).ok()?;
+        let mut hello: Hello = serde_json::from_slice(bytes).ok()?;
+        (hello.uid, hello.name) = (printable(&hello.uid), printable(&hello.name));
         (!hello.uid.is_empty() && hello.uid.len() <= 64 && hello.session != 0).then_some(hello)
     }
 }

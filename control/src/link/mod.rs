@@ -311,6 +311,12 @@ impl Link {
         Outcome { changed, ..Outcome::default() }
     }
 
+    /// Looks for what the path carries, while the link is up: when it came up, when the peer has moved or restarted.
+    /// `kernel` is what the kernel believes.
+    pub fn search_path(&mut self, kernel: usize, now_ms: u64) {
+        self.path = self.up.then(|| PathMtu::new(kernel, now_ms));
+    }
+
     fn has_session(&mut self, now_ms: u64) -> Outcome {
         let Opening::Sealed(sealed) = &self.opening else { return Outcome::default() };
         let life = sealed.remote().map(|them| them.life);
@@ -377,6 +383,11 @@ impl Link {
         }
         std::mem::take(&mut self.up).then_some(LinkEvent::Down(why))
     }
+}
+
+/// What a peer says of itself, fit for one line of a log or of a table: control characters are replaced.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// Since 1970, for handshakes.

@@ -16,6 +16,7 @@ use zerocopy::byteorder::network_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::printable;
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 
 const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
@@ -63,10 +64,10 @@ impl Introduction {
         }
     }
 
-    /// The sender's name; empty if it is no text.
-    pub fn name(&self) -> &str {
+    /// The sender's name, without control characters; empty if it is no text.
+    pub fn name(&self) -> String {
         let octets = self.name.get(..usize::from(self.name_len)).unwrap_or_default();
-        std::str::from_utf8(octets).unwrap_or_default()
+        printable(std::str::from_utf8(octets).unwrap_or_default())
     }
 
     /// What both processors are good at.
@@ -79,18 +80,21 @@ impl Introduction {
     }
 }
 
-/// The keys of a session, wiped when dropped.
+/// The keys of a session, wiped when dropped. In boxes, since what is moved leaves a copy behind.
 pub struct Keys {
-    send: Zeroizing<[u8; KEY_LEN]>,
-    receive: Zeroizing<[u8; KEY_LEN]>,
+    send: Box<Zeroizing<[u8; KEY_LEN]>>,
+    receive: Box<Zeroizing<[u8; KEY_LEN]>>,
 }
 
 impl Keys {
     fn of(state: &mut HandshakeState, initiator: bool) -> Keys {
         let (mut first, mut second) = state.dangerously_get_raw_split();
-        let (from_initiator, from_responder) = (Zeroizing::new(first), Zeroizing::new(second));
-        first.zeroize();
-        second.zeroize();
+        let [from_initiator, from_responder] = [&mut first, &mut second].map(|key| {
+            let mut boxed = Box::new(Zeroizing::new([0; KEY_LEN]));
+            boxed.copy_from_slice(key);
+            key.zeroize();
+            boxed
+        });
         if initiator {
             Keys { send: from_initiator, receive: from_responder }
         } else {
@@ -266,8 +270,8 @@ mod tests {
             "3232254e28b8c9570ba73a90a6af61d2bfbac54f3e0f8635",
         ];
         assert_eq!(datagram(RESPONSE, 0x0001_0000, &second, &a_public), response.concat());
-        assert_eq!(hex(&*keys.send), "a18cc809fd05b6b5f99644cf506f89dce368c2f54a9dbeb9a384f36c274317ef");
-        assert_eq!(hex(&*keys.receive), "b1aa1b797d3a45da97552b8084ade493aa767f15af95854bc86557f6dacd851d");
+        assert_eq!(hex(&**keys.send), "a18cc809fd05b6b5f99644cf506f89dce368c2f54a9dbeb9a384f36c274317ef");
+        assert_eq!(hex(&**keys.receive), "b1aa1b797d3a45da97552b8084ade493aa767f15af95854bc86557f6dacd851d");
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -292,7 +296,7 @@ mod tests {
                 assert!(initiator.finish(&forged).is_none());
             }
             let (introduced, at_a) = initiator.finish(&second).unwrap();
-            assert_eq!((introduced.session.get(), introduced.name()), (2, "gw-a"));
+            assert_eq!((introduced.session.get(), introduced.name().as_str()), (2, "gw-a"));
             assert_eq!((&at_a.send, &at_a.receive), (&at_b.receive, &at_b.send));
             assert_ne!(at_a.send, at_a.receive);
         }
@@ -332,6 +336,12 @@ mod tests {
         assert_eq!(broken.name(), "");
         (broken.name_len, broken.name[0]) = (1, 0xff);
         assert_eq!(broken.name(), "");
+    }
+
+    #[test]
+    fn a_name_is_one_line() {
+        let name = Introduction::new(0, 0, 0, "gw\nERROR \u{1b}[31m\r\u{85}\0\u{7f}ä").name();
+        assert_eq!(name, "gw?ERROR ?[31m????ä");
     }
 
     #[test]

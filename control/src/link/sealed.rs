@@ -4,6 +4,10 @@
 //! Up to three sessions live at a time. *current* is what is sent with. *next* was asked for by the peer and answered;
 //! it becomes the current one when the peer uses it, because only then is it sure that the answer arrived. *last* was
 //! current before, and what is still on the way in it is taken.
+//!
+//! Two handshakes can cross, and their datagrams overtake each other. So that both ends keep the same session, they order
+//! sessions by what one of them has said in each: the time of the gateway with the lower public key, which only rises. A
+//! *next* that is older than the current session is taken, and never sent with.
 
 use std::sync::Arc;
 
@@ -41,6 +45,8 @@ const MOST_IGNORED: u32 = 2;
 struct Session {
     outgoing: Arc<Outgoing>,
     incoming: Arc<Incoming>,
+    /// Higher than that of the sessions before it, and the same at both ends.
+    order: u64,
     since_ms: u64,
     rekey_at_ms: u64,
     cipher: Cipher,
@@ -81,6 +87,8 @@ pub struct Sealed {
     answers: RateLimit,
     ignored: u32,
     rekey_asked: bool,
+    /// [`REKEY_DATAGRAMS`], unless a test cannot wait for them.
+    pub(super) rekey_datagrams: u64,
     /// Sessions that were made.
     pub handshakes: u64,
 }
@@ -103,6 +111,7 @@ impl Sealed {
             answers: RateLimit::new(ANSWERS_PER_SECOND),
             ignored: 0,
             rekey_asked: false,
+            rekey_datagrams: REKEY_DATAGRAMS,
             handshakes: 0,
         }
     }
@@ -153,13 +162,10 @@ impl Sealed {
             self.next = None;
         }
         let changed = before != self.incoming().len();
-        let wanted = match &self.current {
-            // The peer has just been answered; it will use that.
-            None => self.next.as_ref().is_none_or(|next| now_ms >= next.since_ms + 2 * RETRY_MS),
-            Some(current) => {
-                self.rekey_asked || now_ms >= current.rekey_at_ms || current.outgoing.used() >= REKEY_DATAGRAMS
-            }
-        };
+        // Also when the peer has been answered: what it had begun may have been recorded and played again.
+        let wanted = self.current.as_ref().is_none_or(|current| {
+            self.rekey_asked || now_ms >= current.rekey_at_ms || current.outgoing.used() >= self.rekey_datagrams
+        });
         let waiting = self.pending.as_ref().is_some_and(|pending| now_ms < pending.sent_ms + RETRY_MS);
         let initiation = if wanted && !waiting { self.initiate(now_ms, random) } else { None };
         (initiation, changed)
@@ -187,8 +193,7 @@ impl Sealed {
         if theirs.timestamp.get() <= self.heard_timestamp {
             return None;
         }
-        let ours_goes_first = self.own.public.as_bytes() < self.key.as_bytes();
-        if self.pending.is_some() && ours_goes_first && self.ignored < MOST_IGNORED {
+        if self.pending.is_some() && self.is_lower() && self.ignored < MOST_IGNORED {
             // Both have begun at the same time; the peer will answer ours, if it can hear us.
             (self.heard_timestamp, self.ignored) = (theirs.timestamp.get(), self.ignored + 1);
             return None;
@@ -197,8 +202,8 @@ impl Sealed {
         if !self.answers.allow(now_ms) {
             return None;
         }
-        self.heard_timestamp = theirs.timestamp.get();
-        (self.ignored, self.pending) = (0, None);
+        // A handshake of our own goes on: this one may lead to nothing.
+        (self.heard_timestamp, self.ignored) = (theirs.timestamp.get(), 0);
         let introduction = self.introduce(random);
         let (message, keys) = responder.answer(self.preshared.as_ref(), &introduction).ok()?;
         let datagram = self.datagram(RESPONSE, theirs.session.get(), &message);
@@ -220,6 +225,8 @@ impl Sealed {
         let Some((theirs, keys)) = pending.initiator.finish(message) else { return false };
         let ours = pending.introduction;
         (self.pending, self.ignored) = (None, 0);
+        // What the peer has begun before was recorded, or crossed ours.
+        self.heard_timestamp = self.heard_timestamp.max(theirs.timestamp.get());
         let rekey_at_ms = now_ms + REKEY_MS + random() % REKEY_JITTER_MS;
         let session = self.session(&ours, &theirs, &keys, now_ms, rekey_at_ms);
         self.promote(session, now_ms);
@@ -228,7 +235,8 @@ impl Sealed {
 
     /// The peer uses this session. True if that makes it the current one.
     pub fn used(&mut self, session: u32, now_ms: u64) -> bool {
-        match self.next.take_if(|next| next.incoming.session() == session) {
+        let current = self.current.as_ref().map_or(0, |current| current.order);
+        match self.next.take_if(|next| next.incoming.session() == session && next.order > current) {
             Some(next) => {
                 self.pending = None;
                 self.promote(next, now_ms);
@@ -246,6 +254,11 @@ impl Sealed {
         }
     }
 
+    /// True for one of the two gateways: where both would do the same, one has to do something else.
+    fn is_lower(&self) -> bool {
+        self.own.public.as_bytes() < self.key.as_bytes()
+    }
+
     fn session(
         &self,
         ours: &Introduction,
@@ -255,31 +268,34 @@ impl Sealed {
         rekey_at_ms: u64,
     ) -> Session {
         let cipher = ours.cipher(theirs);
+        let lower = if self.is_lower() { ours } else { theirs };
         let outgoing = Outgoing::new(theirs.session.get(), Some(keys.sending(cipher)), self.own.workers);
         let incoming = Incoming::new(ours.session.get(), Some(keys.receiving(cipher)));
         Session {
             outgoing: Arc::new(outgoing),
             incoming: Arc::new(incoming),
+            order: lower.timestamp.get(),
             since_ms,
             rekey_at_ms,
             cipher,
             life: theirs.life.get(),
-            name: theirs.name().to_owned(),
+            name: theirs.name(),
         }
     }
 
-    /// With a session index that none of the living sessions has.
+    /// With a session index that no living session has, and none that was proposed.
     fn introduce(&mut self, random: &mut Randomness<'_>) -> Introduction {
         self.sent_timestamp = super::nanoseconds().max(self.sent_timestamp + 1);
-        let living = self.incoming();
+        let proposed = self.pending.iter().map(|pending| pending.introduction.session.get());
+        let taken: Vec<u32> = self.incoming().iter().map(|incoming| incoming.session()).chain(proposed).collect();
         let mut number = random() as u16;
         let session = loop {
             // 0 is nobody's index.
             let index = session_index(self.id, number.max(1));
-            if living.iter().all(|incoming| incoming.session() != index) {
+            if !taken.contains(&index) {
                 break index;
             }
-            // At most three are living, so the next free one is near.
+            // At most four are taken, so the next free one is near.
             number = number.max(1).wrapping_add(1);
         };
         Introduction::new(self.sent_timestamp, self.own.life, session, &self.own.name)

@@ -34,7 +34,7 @@ pub(super) struct Calls {
     kind: PortKind,
     port: RawFd,
     underlay: RawFd,
-    stop: RawFd,
+    wake: RawFd,
     messages: Vec<libc::mmsghdr>,
     /// The sockets and slots of `messages`.
     senders: Vec<(RawFd, u16)>,
@@ -45,12 +45,12 @@ pub(super) struct Calls {
 
 impl Calls {
     /// The descriptors must outlive it.
-    pub(super) fn new(kind: PortKind, [port, underlay, stop]: [RawFd; 3]) -> Calls {
+    pub(super) fn new(kind: PortKind, [port, underlay, wake]: [RawFd; 3]) -> Calls {
         Calls {
             kind,
             port,
             underlay,
-            stop,
+            wake,
             messages: Vec::with_capacity(SEND_SLOTS.into()),
             senders: Vec::with_capacity(SEND_SLOTS.into()),
             writes: Vec::with_capacity(WRITE_SLOTS.into()),
@@ -123,7 +123,7 @@ impl Calls {
         let only_if = |pool: &BufferPool, fd| if pool.vacant(0).is_some() { fd } else { -1 };
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         let mut fds =
-            [entry(only_if(port_pool, self.port)), entry(only_if(underlay_pool, self.underlay)), entry(self.stop)];
+            [entry(only_if(port_pool, self.port)), entry(only_if(underlay_pool, self.underlay)), entry(self.wake)];
         let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let timeout = if wait { ptr::null() } else { &raw const now };
         // SAFETY: `fds` and `now` are alive.
@@ -133,7 +133,7 @@ impl Calls {
                 error => Err(error.into()),
             };
         }
-        let [port, underlay, stop] = fds.map(|fd| fd.revents != 0);
+        let [port, underlay, wake] = fds.map(|fd| fd.revents != 0);
         if port {
             match self.kind {
                 PortKind::Tap => self.read_port(port_pool, done),
@@ -149,8 +149,12 @@ impl Calls {
             let source = Source { socket: self.underlay, token, name_len, control_len };
             self.receive_messages(source, underlay_pool, done);
         }
-        if stop {
-            done.push_back(Completion::of(Token::Stop, 0));
+        if wake {
+            let mut value = 0_u64;
+            // SAFETY: `value` is alive, and as long as this says. An eventfd that is ready does not wait.
+            let read = unsafe { libc::read(self.wake, (&raw mut value).cast(), size_of_val(&value)) };
+            let result = if read < 0 { -Errno::last_raw() } else { read as i32 };
+            done.push_back(Completion::of(Token::Wake, result));
         }
         Ok(())
     }

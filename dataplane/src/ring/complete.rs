@@ -44,7 +44,14 @@ impl Ring {
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
-            Token::Stop => self.arrivals.push(Arrival::Stop),
+            Token::Wake => {
+                self.wake_armed = false;
+                match result {
+                    0.. => self.arrivals.push(Arrival::Wake),
+                    code if is_passing(code) => {}
+                    code => return Err(io::Error::from_raw_os_error(-code)),
+                }
+            }
             Token::Send(number) => {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);

@@ -49,7 +49,7 @@ use queue::{Engine, Token};
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
-const STOP: Fixed = Fixed(2);
+const WAKE: Fixed = Fixed(2);
 /// Sockets that are only sent from are the registered files from here on.
 const SOURCES: u32 = 3;
 const PORT_GROUP: u16 = 0;
@@ -90,8 +90,8 @@ pub(crate) enum Arrival {
     Lost(Ending),
     /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
     Train { buffer: u16, at: usize, len: usize },
-    /// The stop event was signalled.
-    Stop,
+    /// The control thread has something for the worker.
+    Wake,
 }
 
 /// A send or a write that the kernel refused.
@@ -137,8 +137,8 @@ pub(crate) struct Files<'a> {
     pub(crate) port: BorrowedFd<'a>,
     /// Sends, and receives.
     pub(crate) underlay: BorrowedFd<'a>,
-    /// An eventfd that ends the worker.
-    pub(crate) stop: BorrowedFd<'a>,
+    /// An eventfd that wakes the worker.
+    pub(crate) wake: BorrowedFd<'a>,
     /// Sockets that are only sent from.
     pub(crate) sources: Vec<BorrowedFd<'a>>,
 }
@@ -150,7 +150,7 @@ pub(crate) struct Ring {
     receive: Box<libc::msghdr>,
     /// For a packet socket, which is received from; a TAP is read.
     port_receive: Option<Box<libc::msghdr>>,
-    stop_value: Box<u64>,
+    wake_value: Box<u64>,
     pub(crate) port_pool: BufferPool,
     pub(crate) underlay_pool: BufferPool,
     sends: Slots<SendSlot>,
@@ -162,6 +162,7 @@ pub(crate) struct Ring {
     pub(crate) zero_copy: ZeroCopy,
     port_armed: bool,
     underlay_armed: bool,
+    wake_armed: bool,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
     port_multishot: bool,
     spin: Spin,
@@ -180,12 +181,12 @@ impl Ring {
     /// A ring over these files. Must be made on the worker's thread.
     pub(crate) fn new(files: Files<'_>, setup: Setup) -> io::Result<Ring> {
         let Setup { port, waiting, choice, gso, zero_copy, peers } = setup;
-        let Files { port: port_file, underlay, stop, sources } = files;
-        let [port_file, underlay, stop] = [port_file, underlay, stop].map(|file| file.as_raw_fd());
+        let Files { port: port_file, underlay, wake, sources } = files;
+        let [port_file, underlay, wake] = [port_file, underlay, wake].map(|file| file.as_raw_fd());
         let sources = sources.iter().map(|file| file.as_raw_fd());
         let sockets: Vec<_> = [underlay].into_iter().chain(sources.clone()).collect();
         // In the order of their numbers.
-        let files: Vec<_> = [port_file, underlay, stop].into_iter().chain(sources).collect();
+        let files: Vec<_> = [port_file, underlay, wake].into_iter().chain(sources).collect();
         let opened = match choice {
             EngineChoice::Calls => Err("switched off in the config".to_owned()),
             _ => uring::open(&files, [PORT_GROUP, UNDERLAY_GROUP]),
@@ -211,14 +212,14 @@ impl Ring {
                 let zero_copy = if zero_copy { State::Off("takes io_uring".to_owned()) } else { State::by_config() };
                 let report = feature::Engine { no_io_uring: Some(reason), zero_copy, features: Vec::new() };
                 let pools = [BufferPool::new(ONE_EACH)?, BufferPool::new(ONE_EACH)?];
-                (Engine::Calls(Calls::new(port, [port_file, underlay, stop])), pools, report)
+                (Engine::Calls(Calls::new(port, [port_file, underlay, wake])), pools, report)
             }
         };
-        let mut ring = Ring {
+        Ok(Ring {
             queue: Queue { engine, done: VecDeque::with_capacity(CQ_ENTRIES as usize), sockets, gso },
             receive: multishot_header(NAME_LEN, CONTROL_LEN),
             port_receive: (port == PortKind::Packet).then(|| multishot_header(0, AUXDATA_LEN)),
-            stop_value: Box::new(0),
+            wake_value: Box::new(0),
             port_pool,
             underlay_pool,
             sends: Slots::new(SEND_SLOTS, SendSlot::new),
@@ -229,6 +230,7 @@ impl Ring {
             zero_copy: ZeroCopy::new(if report.zero_copy.is_on() { peers } else { 0 }),
             port_armed: false,
             underlay_armed: false,
+            wake_armed: false,
             port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
             settle: Spin::new(if spin.is_zero() { spin } else { SETTLE }),
             spin: Spin::new(spin),
@@ -236,11 +238,7 @@ impl Ring {
             gso_refused: false,
             report,
             written: Vec::with_capacity(usize::from(WRITE_SLOTS)),
-        };
-        let read = opcode::Read::new(STOP, std::ptr::from_mut(&mut *ring.stop_value).cast(), 8).build();
-        // SAFETY: `stop_value` is boxed and lives as long as the ring.
-        unsafe { ring.queue.push(read, Token::Stop)? };
-        Ok(ring)
+        })
     }
 
     /// Submits everything, and takes what is done and what has arrived.
@@ -369,7 +367,9 @@ impl Ring {
 
     /// True if there is nothing to arm: it is armed, or there is no buffer to arm it with.
     fn is_armed(&self) -> bool {
-        (self.port_armed || !self.port_pool.has_free()) && (self.underlay_armed || !self.underlay_pool.has_free())
+        (self.port_armed || !self.port_pool.has_free())
+            && (self.underlay_armed || !self.underlay_pool.has_free())
+            && self.wake_armed
     }
 
     /// A message from the port in a buffer: from a TAP it is the frame; from a packet socket the frame lies behind what the
@@ -420,6 +420,12 @@ impl Ring {
             // SAFETY: `receive` is boxed and lives as long as the ring; buffers as above.
             unsafe { self.queue.push(entry, Token::UnderlayReceive)? };
             self.underlay_armed = true;
+        }
+        if !self.wake_armed {
+            let read = opcode::Read::new(WAKE, std::ptr::from_mut(&mut *self.wake_value).cast(), 8).build();
+            // SAFETY: `wake_value` is boxed and lives as long as the ring.
+            unsafe { self.queue.push(read, Token::Wake)? };
+            self.wake_armed = true;
         }
         Ok(())
     }

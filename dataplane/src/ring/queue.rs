@@ -22,7 +22,7 @@ const BATCH: usize = 32;
 pub(super) enum Token {
     PortRead,
     UnderlayReceive,
-    Stop,
+    Wake,
     Send(u16),
     Write(u16),
 }
@@ -32,7 +32,7 @@ impl Token {
         match self {
             Token::PortRead => 0,
             Token::UnderlayReceive => 1,
-            Token::Stop => 2,
+            Token::Wake => 2,
             Token::Send(slot) => 3 << 32 | u64::from(slot),
             Token::Write(slot) => 4 << 32 | u64::from(slot),
         }
@@ -44,7 +44,7 @@ impl Token {
             (0, 1) => Token::UnderlayReceive,
             (3, slot) => Token::Send(slot),
             (4, slot) => Token::Write(slot),
-            _ => Token::Stop,
+            _ => Token::Wake,
         }
     }
 }
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn tokens_survive() {
         for token in
-            [Token::PortRead, Token::UnderlayReceive, Token::Stop, Token::Send(0), Token::Send(63), Token::Write(255)]
+            [Token::PortRead, Token::UnderlayReceive, Token::Wake, Token::Send(0), Token::Send(63), Token::Write(255)]
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }
@@ -203,9 +203,9 @@ mod tests {
         let (port, _far) = UnixDatagram::pair().unwrap();
         let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        let stop = nix::sys::eventfd::EventFd::new().unwrap();
+        let wake = nix::sys::eventfd::EventFd::new().unwrap();
         for choice in [EngineChoice::Calls, EngineChoice::IoUring] {
-            let files = Files { port: port.as_fd(), underlay: near.as_fd(), stop: stop.as_fd(), sources: Vec::new() };
+            let files = Files { port: port.as_fd(), underlay: near.as_fd(), wake: wake.as_fd(), sources: Vec::new() };
             let setup = Setup {
                 port: PortKind::Tap,
                 waiting: Default::default(),

@@ -208,13 +208,13 @@ mod tests {
         let (port, end) = UnixDatagram::pair().unwrap();
         let [near, far] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         far.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
-        let stop = nix::sys::eventfd::EventFd::new().unwrap();
+        let wake = nix::sys::eventfd::EventFd::new().unwrap();
         let choice = EngineChoice::IoUring;
         let setup =
             Setup { port: PortKind::Tap, waiting: Default::default(), choice, gso: true, zero_copy: true, peers: 2 };
-        let files = Files { port: port.as_fd(), underlay: near.as_fd(), stop: stop.as_fd(), sources: Vec::new() };
+        let files = Files { port: port.as_fd(), underlay: near.as_fd(), wake: wake.as_fd(), sources: Vec::new() };
         let ring = Ring::new(files, setup).unwrap();
-        (ring, far, (port, end, near, stop))
+        (ring, far, (port, end, near, wake))
     }
 
     /// Sends a train of datagrams of 1000 octets that all begin with `mark`.

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use zerocopy::IntoBytes;
 
+use super::handshakes::Handshakes;
 use super::pieces::{Found, Pieces, Put};
 use super::{Context, News, WorkerStats};
 use crate::addr::PeerId;
@@ -13,7 +14,7 @@ use crate::claims::Claims;
 use crate::datagram::fragment::{Outcome, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
-use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION, RESPONSE};
+use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit};
@@ -31,10 +32,6 @@ const SLOTS_PER_RECORD: usize = 2;
 const MESSAGE_RATE: u64 = 4000;
 /// Frames per second that are held while it is settled where their source is.
 const HELD_RATE: u64 = 200;
-/// Handshakes per second from the addresses of all peers together, and from all others: a peer may have moved, and those
-/// that call in vain are logged. One costs the control thread some 0.2 ms.
-const HANDSHAKE_RATE: u64 = 500;
-const STRANGER_RATE: u64 = 50;
 /// News of a peer that has moved, per second: each one changes the workers' tables.
 const ROAMING_RATE: u64 = 4;
 
@@ -44,8 +41,7 @@ pub(super) struct Ingress {
     pieces: Pieces,
     join: Option<Join>,
     offloads: Offloads,
-    handshakes: RateLimit,
-    strangers: RateLimit,
+    handshakes: Handshakes,
     held: RateLimit,
 }
 
@@ -87,14 +83,13 @@ struct Origin {
 }
 
 impl Ingress {
-    pub(super) fn new(peers: usize, offloads: Offloads) -> Ingress {
+    pub(super) fn new(peers: usize, workers: usize, offloads: Offloads) -> Ingress {
         Ingress {
             peers: (0..peers).map(|_| PeerState::new()).collect(),
             pieces: Pieces::default(),
             join: None,
             offloads,
-            handshakes: RateLimit::new(HANDSHAKE_RATE),
-            strangers: RateLimit::new(STRANGER_RATE),
+            handshakes: Handshakes::new(peers, workers),
             held: RateLimit::new(HELD_RATE),
         }
     }
@@ -169,17 +164,7 @@ impl Ingress {
         datagram: &[u8],
         from: SocketAddr,
     ) -> Result<(), Ending> {
-        let datagram = match (header.kind(), &table.gate) {
-            (INITIATION | RESPONSE, Some(gate)) => gate.pass(datagram).ok_or(Ending::HandshakeStamp)?,
-            // The other side has another idea of "sec"; the control thread says so.
-            (HELLO | INITIATION | RESPONSE, _) => datagram,
-            _ => return Err(Ending::DatagramType),
-        };
-        let known = table.peers.iter().any(|peer| same_address(peer.address, from));
-        let limit = if known { &mut self.handshakes } else { &mut self.strangers };
-        if !limit.allow(now_ms) {
-            return Err(Ending::HandshakeRate);
-        }
+        let datagram = self.handshakes.admit(table, header.kind(), datagram, from, now_ms)?;
         let body = datagram.get(DATAGRAM_HEADER_LEN..).and_then(EventBytes::copy).ok_or(Ending::HandshakeRefused)?;
         let event = Event::Handshake { from, kind: header.kind(), session: header.session.get(), body };
         if news.push(event) { Ok(()) } else { Err(Ending::ControlQueueFull) }

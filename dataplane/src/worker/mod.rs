@@ -1,6 +1,7 @@
 //! A worker: one thread, one ring, one queue of the port, one socket, both directions, run to completion.
 
 mod egress;
+mod handshakes;
 mod ingress;
 mod news;
 mod pieces;
@@ -42,6 +43,8 @@ const SETTLE_ROUNDS: usize = 4;
 pub struct WorkerConfig {
     /// Its lane: 0 and up, below [`crate::datagram::CONTROL_LANE`].
     pub lane: u8,
+    /// How many workers there are.
+    pub workers: usize,
     /// The core that it stays on.
     pub cpu: Option<usize>,
     /// What its queue of the port is.
@@ -105,7 +108,7 @@ pub struct Worker {
     /// UDP ports that it sends from; the first is the one that peers send to.
     pub ports: Vec<u16>,
     thread: Option<JoinHandle<()>>,
-    stop: Arc<EventFd>,
+    wake: Arc<EventFd>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -136,11 +139,11 @@ impl Worker {
         let ports = sockets.map(|socket| Ok(socket.local_addr()?.port())).collect::<io::Result<_>>()?;
         let stats = Arc::new(WorkerStats::new(peers));
         let mailbox = Arc::new(Mailbox::default());
-        let stop = Arc::new(EventFd::new()?);
+        let wake = Arc::new(EventFd::new()?);
         let stopping = Arc::new(AtomicBool::new(false));
         let (ready, started) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("worker-{}", config.lane)).spawn({
-            let (stats, mailbox, stop, stopping) = (stats.clone(), mailbox.clone(), stop.clone(), stopping.clone());
+            let (stats, mailbox, wake, stopping) = (stats.clone(), mailbox.clone(), wake.clone(), stopping.clone());
             move || {
                 let begin = || {
                     // Signals belong to the control thread.
@@ -151,7 +154,7 @@ impl Worker {
                     let files = Files {
                         port: port.as_fd(),
                         underlay: underlay.listen.as_fd(),
-                        stop: stop.as_fd(),
+                        wake: wake.as_fd(),
                         sources: underlay.sources.iter().map(AsFd::as_fd).collect(),
                     };
                     let ring = Ring::new(files, config.io(peers))?;
@@ -167,7 +170,7 @@ impl Worker {
                 let mut state = State::new(&config, ring, port.as_fd(), shared, stats, mailbox, table);
                 let _ = ready.send(Ok(engine));
                 // A panic here is a defect. It must not leave a gateway behind that looks alive and moves nothing.
-                let run = std::panic::AssertUnwindSafe(|| state.run().map_err(|error| error.to_string()));
+                let run = std::panic::AssertUnwindSafe(|| state.run(&stopping).map_err(|error| error.to_string()));
                 let ended = std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()));
                 if let Err(error) = ended {
                     // The queue may be full of other news; this one must get through.
@@ -185,10 +188,16 @@ impl Worker {
             }
         })?;
         match started.recv() {
-            Ok(Ok(engine)) => Ok(Worker { stats, mailbox, engine, ports, thread: Some(thread), stop, stopping }),
+            Ok(Ok(engine)) => Ok(Worker { stats, mailbox, engine, ports, thread: Some(thread), wake, stopping }),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::Error::other("the worker thread ended before it began")),
         }
+    }
+
+    /// Makes the worker look at its mailbox soon, also if it has nothing else to do.
+    pub fn wake(&self) -> io::Result<()> {
+        self.wake.write(1)?;
+        Ok(())
     }
 }
 
@@ -196,7 +205,7 @@ impl Drop for Worker {
     /// Ends the worker after its current batch and waits for it.
     fn drop(&mut self) {
         self.stopping.store(true, Relaxed);
-        if let (Some(thread), Ok(_)) = (self.thread.take(), self.stop.write(1)) {
+        if let (Some(thread), Ok(())) = (self.thread.take(), self.wake()) {
             let _ = thread.join();
         }
     }
@@ -276,14 +285,14 @@ impl<'a> State<'a> {
                 network: config.network,
             },
             egress: Egress::new(peers, sources, config.flood_rate),
-            ingress: Ingress::new(peers, config.offloads),
+            ingress: Ingress::new(peers, config.workers, config.offloads),
             mailbox,
             epoch: config.epoch,
         }
     }
 
     /// Until it is told to stop. The steps are those of ARCHITECTURE.md.
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self, stopping: &AtomicBool) -> io::Result<()> {
         loop {
             self.context.ring.submit()?;
             self.account();
@@ -291,28 +300,28 @@ impl<'a> State<'a> {
             self.mailbox.refresh(&mut self.context.table);
             self.context.now = Now { ms: self.epoch.elapsed().as_millis() as u64 };
             self.context.ring.zero_copy.now_ms = self.context.now.ms;
-            let mut stop = self.batch()?;
+            let mut woken = self.batch()?;
             // The next train brings the rest of a super-frame. Writing it whole is half the work for the bridge, and makes
             // half the acknowledgements.
             for _ in 0..SETTLE_ROUNDS {
-                if stop || !self.ingress.is_unfinished() || !self.context.ring.settle()? {
+                if woken || !self.ingress.is_unfinished() || !self.context.ring.settle()? {
                     break;
                 }
                 // What has just come may be in a session that began meanwhile.
                 self.mailbox.refresh(&mut self.context.table);
-                stop = self.batch()?;
+                woken = self.batch()?;
             }
             self.ingress.flush(&mut self.context)?; // (12)
             self.context.news.signal(self.context.now);
-            if stop {
+            if woken && stopping.load(Relaxed) {
                 return self.context.ring.submit();
             }
         }
     }
 
-    /// Handles what has arrived; true if it was told to stop.
+    /// Handles what has arrived; true if the control thread has woken it.
     fn batch(&mut self) -> io::Result<bool> {
-        let mut stop = false;
+        let mut woken = false;
         // What comes meanwhile is another batch: the clock and the table of peers are looked at in between.
         for _ in 0..self.context.ring.waiting_arrivals() {
             let Some(arrival) = self.context.ring.next_arrival() else { break };
@@ -328,11 +337,11 @@ impl<'a> State<'a> {
                     self.ingress.train(&mut self.context, buffer, at, len)?;
                     self.context.ring.underlay_pool.release(buffer);
                 }
-                Arrival::Stop => stop = true,
+                Arrival::Wake => woken = true,
             }
         }
         self.egress.flush(&mut self.context)?; // (6)
-        Ok(stop)
+        Ok(woken)
     }
 
     /// Counts what the kernel took and what it refused.

@@ -39,6 +39,8 @@ pub struct Side {
     pub address: std::net::SocketAddr,
     pub port: OwnedFd,
     pub worker: Worker,
+    /// What the worker began with.
+    pub table: Arc<PeerTable>,
     pub events: Arc<Events>,
 }
 
@@ -118,6 +120,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         let sources = underlay::sources(addresses[index], sources).unwrap();
         let config = WorkerConfig {
             lane: 0,
+            workers: 1,
             cpu: None,
             port: port_kind,
             network: 3,
@@ -131,8 +134,9 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
         };
         let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
         let table = Arc::new(PeerTable::new(vec![view], None));
-        let worker = Worker::spawn(config, inner, Underlay { listen: socket, sources }, shared, table, || Ok(()));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), events });
+        let underlay = Underlay { listen: socket, sources };
+        let worker = Worker::spawn(config, inner, underlay, shared, table.clone(), || Ok(()));
+        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), table, events });
     }
     sides.try_into().ok().expect("two sides")
 }

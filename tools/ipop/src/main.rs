@@ -151,7 +151,11 @@ fn keygen(args: &KeygenArgs) -> Result<(), String> {
     }
     let key = PrivateKey::generate().map_err(text)?;
     key.create(&args.out).map_err(text)?;
-    print(&format!("{}\n", key.public()))
+    print(&format!("{}\n", key.public())).map_err(|error| {
+        // As if nothing had been made, and the next try will not find it in its way.
+        let _ = std::fs::remove_file(&args.out);
+        format!("{}: was not kept, for the public key could not be printed: {error}", args.out.display())
+    })
 }
 
 fn pubkey(file: &Path) -> Result<(), String> {

@@ -31,6 +31,8 @@ mod sealed;
 mod sessions;
 #[path = "daemon/stream.rs"]
 mod stream;
+#[path = "daemon/tcp.rs"]
+mod tcp;
 #[path = "daemon/unharmed.rs"]
 mod unharmed;
 #[path = "daemon/wire.rs"]
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
         plain("sealed_without_clear_text", sealed::no_clear_text),
         plain("sealed_against_a_stranger", sealed::stranger),
         plain("sealed_flood_of_initiations", sealed::flood_of_initiations),
+        plain("sealed_flood_of_hellos", sealed::flood_of_hellos),
         plain("sealed_roaming", sessions::roaming),
         plain("sealed_sec_differs", sessions::sec_differs),
         trial("sealed_against_another_implementation", &python, noise::against_another_implementation),

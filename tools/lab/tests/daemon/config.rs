@@ -134,6 +134,10 @@ pub(crate) fn keys() -> Outcome {
     ensure(ipop(gateway, &["pubkey", &key])?.run()? == made, "another public key")?;
     let piped = gateway.exec(["sh", "-c", &format!("{} pubkey - < {key}", ipop_lab::ipop_binary()?.display())])?;
     ensure(piped.stdout == made, format!("another public key from standard input: {}", piped.stderr))?;
+    let unsaid = path("unsaid");
+    let full = format!("{} keygen --out {unsaid} > /dev/full", ipop_lab::ipop_binary()?.display());
+    failed_clearly("keygen that is not heard", &gateway.exec(["sh", "-c", &full])?, &[&unsaid, "was not kept"])?;
+    ensure(!std::path::Path::new(&unsaid).exists(), "a key is there whose public key nobody has seen")?;
     failed_clearly("keygen to stdout", &ipop(gateway, &["keygen", "--out", "-"])?.output()?, &["name one"])?;
 
     let mut config = gateway.config();
@@ -144,6 +148,9 @@ pub(crate) fn keys() -> Outcome {
         Ok(ipop(gateway, &["check", "--config", &path])?.output()?)
     };
     says("check", &check(&config)?.stdout, &["good", public])?;
+    std::os::unix::fs::chown(&key, Some(65534), None)?;
+    failed_clearly("another's key", &check(&config)?, &["private_key_file", "user 65534", &format!("chown 0 {key}")])?;
+    std::os::unix::fs::chown(&key, Some(0), None)?;
     config["peers"][0]["public_key"] = public.into();
     failed_clearly("its own key", &check(&config)?, &["peers[0].public_key", "this gateway's own", "gw-b"])?;
     config["sec"] = false.into();

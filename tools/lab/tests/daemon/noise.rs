@@ -19,21 +19,22 @@ pub(crate) fn available() -> Result<(), String> {
     if output.success() { Ok(()) } else { Err("python3 has no `cryptography` (package python3-cryptography)".into()) }
 }
 
-/// The program opens the session, or gw-a does.
+/// The program opens the session, or gw-a does; without AES at one end both take the other cipher.
 pub(crate) fn against_another_implementation() -> Outcome {
     let pair = Pair::new()?;
     let preshared = pair.lab.lab_run().dir().join("preshared");
     PresharedKey::generate()?.create(&preshared)?;
-    for (role, secret) in
-        [("initiator", None), ("responder", None), ("initiator", Some(&preshared)), ("responder", Some(&preshared))]
-    {
-        session(&pair, role, secret.map(|path| path.as_path()))?;
+    for role in ["initiator", "responder"] {
+        for (secret, aes) in [(None, true), (Some(preshared.as_path()), true), (None, false)] {
+            session(&pair, role, secret, aes)?;
+        }
     }
     Ok(())
 }
 
-fn session(pair: &Pair, role: &str, preshared: Option<&Path>) -> Outcome {
-    let what = format!("as {role}, {}", preshared.map_or("without a preshared key", |_| "with a preshared key"));
+fn session(pair: &Pair, role: &str, preshared: Option<&Path>, aes: bool) -> Outcome {
+    let secret = preshared.map_or("without a preshared key", |_| "with a preshared key");
+    let what = format!("as {role}, {secret}, {} AES", if aes { "with" } else { "without" });
     let (own, theirs) = (pair.gateway(0).config(), pair.gateway(1).config());
     let mut config = own.clone();
     if let Some(path) = preshared {
@@ -60,6 +61,9 @@ fn session(pair: &Pair, role: &str, preshared: Option<&Path>) -> Outcome {
         words.extend([name.to_owned(), value]);
     }
     words.extend(preshared.iter().flat_map(|path| ["--preshared".to_owned(), path.display().to_string()]));
+    if !aes {
+        words.push("--without-aes".to_owned());
+    }
     let mut guest = RawPort::open(pair.c0.netns(), pair.c0.interface())?;
     let mut process = pair.gateway(1).spawn(words)?;
     let end = Instant::now() + Duration::from_secs(17);
@@ -77,6 +81,7 @@ fn session(pair: &Pair, role: &str, preshared: Option<&Path>) -> Outcome {
     let report = format!("{what}: {}: {}{}", output.status, output.stdout, output.stderr);
     with_logs(ensure(output.success() && arrived, report), &[&a])?;
     ensure(output.stdout.trim() == cipher, format!("{what}: {cipher} here, {} there", output.stdout))?;
+    ensure(aes || cipher == "ChaCha20-Poly1305", format!("{what}: {cipher}"))?;
     says(&what, &a.log(), &["peer gw-b is up: 10.99.0.2:5800", "calls itself 'noise_peer'", &cipher])?;
     ensure(a.stop()?.success(), format!("{what}: gw-a ended badly"))
 }

@@ -108,6 +108,7 @@ class Peer:
                 self.psk = base64.b64decode(file.read())
         self.session = int.from_bytes(os.urandom(4), "big") | 1
         self.life = int.from_bytes(os.urandom(8), "big")
+        self.abilities = 0 if options.without_aes else 1
         self.counter = 0
         self.cipher = None
         self.seen = set()
@@ -131,15 +132,16 @@ class Peer:
 
     def introduction(self):
         name = b"noise_peer"
-        return struct.pack(INTRODUCTION, time.time_ns(), self.life, self.session, 1, len(name), name)
+        return struct.pack(INTRODUCTION, time.time_ns(), self.life, self.session, self.abilities, len(name), name)
 
     def use(self, introduction, sending, receiving):
         """The introduction of the other side says where to send to, and how."""
         assert len(introduction) == 88, "an introduction of another length"
         _, _, self.their_session, abilities, name_len, name = struct.unpack(INTRODUCTION, introduction)
         assert name[:name_len] == b"gw-a", "another name"
-        self.cipher = "AES-256-GCM" if abilities & 1 else "ChaCha20-Poly1305"
-        aead = AESGCM if abilities & 1 else ChaCha20Poly1305
+        aes = abilities & self.abilities & 1
+        self.cipher = "AES-256-GCM" if aes else "ChaCha20-Poly1305"
+        aead = AESGCM if aes else ChaCha20Poly1305
         self.sending, self.receiving = aead(sending), aead(receiving)
         print(self.cipher, flush=True)
 
@@ -253,6 +255,7 @@ def main():
     for name in ["key", "peer-key", "listen", "address", "send", "expect"]:
         parser.add_argument("--" + name, required=True)
     parser.add_argument("--preshared")
+    parser.add_argument("--without-aes", action="store_true", help="say that this processor has no instructions for it")
     parser.add_argument("--network", type=int, default=0)
     sys.exit(0 if Peer(parser.parse_args()).run() else "the frame did not come")
 

@@ -1,6 +1,7 @@
 //! Sealed links under attack: by somebody who sees everything on the underlay and sends in any name, but has no key.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,10 @@ use ipop_control::link::noise::{Initiator, Introduction};
 use ipop_lab::{Container, Daemon, Direction, Gateway, Lab, RawPort};
 use libtest_mimic::Failed;
 
-use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, peer_state, says, until};
+use super::kit::{HERE, Outcome, Pair, Random, THERE, ensure, peer_state, says, until, with_logs};
 use super::stream::{PATTERN, STREAM_PORT, Stream};
 use super::unharmed::{Pings, belief, counted, pace, unharmed};
-use super::wire::{DATA, Forger, INITIATION, RESPONSE, VERSION, datagram, payloads};
+use super::wire::{DATA, Forger, HELLO, INITIATION, RESPONSE, VERSION, datagram, payloads};
 
 /// How many datagrams are forged, unless IPOP_FORGED says more.
 const FORGED: usize = 200_000;
@@ -260,6 +261,51 @@ pub(crate) fn stranger() -> Outcome {
         says(name, lines[0], &["10.99.0.3:5800", "has a key that is no peer's in the config"])?;
     }
     Ok(())
+}
+
+/// Hellos, which cost no key, in the name of the peer and of others: new keys come all the same.
+pub(crate) fn flood_of_hellos() -> Outcome {
+    let (pair, mut a, mut b) = Pair::joined()?;
+    let forger = Forger::new(pair.gateway(1), pair.gateway(0))?;
+    let peer = pair.gateway(1).endpoint();
+    let hello = datagram(HELLO, 0, 255, 0, br#"{"msg_type":"hello","uid":"x","name":"x","session":7}"#);
+    let stop = AtomicBool::new(false);
+    let (changed, sent) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let mut sent = 0;
+            while !stop.load(Relaxed) {
+                let port = if sent % 2 == 0 { peer.port() } else { 10_000 + (sent % 40_000) as u16 };
+                if forger.send(SocketAddr::new(peer.ip(), port), &hello).is_err() {
+                    break;
+                }
+                pace(sent);
+                sent += 1;
+            }
+            sent
+        });
+        let begin = Instant::now();
+        let changed = (2..=11).try_for_each(|number| {
+            // More often than a peer answers would be refused for that.
+            thread::sleep(Duration::from_millis(300));
+            ensure(a.status("rekey")?["asked"] == 1, "the peer is not asked for new keys")?;
+            until(&format!("session {number} during a flood of hellos"), Duration::from_secs(5), || {
+                Ok(a.status("peers")?["peers"][0]["sessions"] == number)
+            })
+        });
+        // A handshake that is lost is repeated after a second.
+        let changed = changed.and_then(|()| {
+            let took = begin.elapsed();
+            ensure(took < Duration::from_secs(6), format!("ten changes of keys took {took:?}"))
+        });
+        stop.store(true, Relaxed);
+        (changed, flood.join())
+    });
+    with_logs(changed, &[&a, &b])?;
+    let sent = sent.map_err(|_| "the flood panicked")?;
+    ensure(sent > 5000, format!("only {sent} hellos were sent"))?;
+    counted(&a, &["handshake_rate", "handshake_refused"])?;
+    says("gw-a's log", &a.log(), &["\"sec\" must be the same on both gateways"])?;
+    unharmed(&pair, "a flood of hellos", [&mut a, &mut b])
 }
 
 /// Initiations by the ten thousand: garbage, garbage with a valid stamp, recorded ones, and those of a peer that asks

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::kit::{Outcome, Pair, THERE, ensure, failed_clearly, ipop, peer_state, says, until, with_logs};
 use super::stream::Stream;
+use super::tcp::Tcp;
 use super::unharmed::{belief, unharmed};
 use super::wire::{DATA, Forger, VERSION, datagram, payloads};
 
@@ -19,9 +20,11 @@ fn sessions(daemon: &Daemon) -> ipop_lab::Result<u64> {
     Ok(daemon.status("peers")?["peers"][0]["sessions"].as_u64().unwrap_or(0))
 }
 
-/// Keys change twenty times under load, asked for by either side and by both at once; every datagram arrives, once.
+/// Keys change twenty times under load, asked for by either side and by both at once; every datagram arrives, once. Each
+/// of two workers has numbers of its own in every session, and TCP its super-frames.
 pub(crate) fn rekeys_under_load() -> Outcome {
-    let (pair, mut a, mut b) = Pair::joined()?;
+    let (pair, mut a, mut b) = Pair::joined_with(|config| config["workers"] = 2.into())?;
+    let tcp = [Tcp::start(&pair.c0, &pair.c1)?, Tcp::start(&pair.c1, &pair.c0)?];
     let streams = [Stream::start(&pair.c0, &pair.c1, 3000)?, Stream::start(&pair.c1, &pair.c0, 3000)?];
     for round in 0..20 {
         let before = [sessions(&a)?, sessions(&b)?];
@@ -37,6 +40,9 @@ pub(crate) fn rekeys_under_load() -> Outcome {
     }
     for (stream, what) in streams.into_iter().zip(["there", "back"]) {
         stream.stop()?.whole(&format!("{what}, with 20 changes of keys"))?;
+    }
+    for (tcp, what) in tcp.into_iter().zip(["there", "back"]) {
+        tcp.stop(&format!("TCP {what}, with 20 changes of keys"))?;
     }
     unharmed(&pair, "rekeys", [&mut a, &mut b])?;
     for daemon in [&a, &b] {
@@ -83,6 +89,11 @@ pub(crate) fn starts_and_crashes() -> Outcome {
             let numbers = [sessions(&a)?, sessions(&b)?];
             with_logs(ensure(numbers == [2, 1], format!("{numbers:?} sessions after a crash")), &[&a, &b])?;
             says("gw-a's log", &a.log(), &["peer gw-b has restarted"])?;
+            // For gw-a the link has not been down, and yet the path may be another.
+            for daemon in [&a, &b] {
+                let found = || Ok(daemon.status("peers")?["peers"][0]["path_mtu"] == 1500);
+                with_logs(until("the path MTU after a crash", Duration::from_secs(3), found), &[&a, &b])?;
+            }
         }
         ensure(a.stop()?.success() && b.stop()?.success(), "one ended badly")?;
     }
