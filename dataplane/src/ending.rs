@@ -99,6 +99,8 @@ endings! {
     DatagramNetwork = "datagram_network", Dropped;
     /// Peer: the receiver index is not one of ours (a peer that has not noticed our restart, or a stranger).
     SessionUnknown = "session_unknown", Dropped;
+    /// Peer: a lane that no gateway has.
+    LaneUnknown = "lane_unknown", Dropped;
     /// Peer: a datagram in clear text did not come from the peer's address.
     SourceAddress = "source_address", Dropped;
     /// Peer: the datagram was not sealed with the key of the session, or was changed on the way.

@@ -21,12 +21,13 @@ const FORGED: usize = 200_000;
 /// Octets of UDP payload that a packet of the lab's underlay has room for.
 const MOST: usize = 1472;
 /// What can become of a forged datagram at a sealed link.
-const ENDS: [&str; 11] = [
+const ENDS: [&str; 12] = [
     "datagram_truncated",
     "datagram_version",
     "datagram_type",
     "datagram_network",
     "session_unknown",
+    "lane_unknown",
     "not_authentic",
     "replayed",
     "handshake_stamp",
@@ -115,7 +116,7 @@ pub(crate) fn forged() -> Outcome {
         ensure(is_expected(&frame), format!("a frame that nobody sent: {frame:02x?}"))?;
     }
     unharmed(&pair, "forged datagrams", [&mut a, &mut b])?;
-    counted(&a, &ENDS[..5])?;
+    counted(&a, &ENDS[..6])?;
     counted(&a, &["not_authentic", "replayed", "handshake_stamp"])?;
     let all = until("all to be counted", Duration::from_secs(3), || Ok(refused(&a)? - before >= number as u64));
     let (sum, drops) = (refused(&a)? - before, a.status("status")?["drops"].clone());
