@@ -113,6 +113,8 @@ endings! {
     RecordType = "record_type", Dropped;
     /// Peer: the frame in a record is cut short or contradicts its metadata.
     RecordFrame = "record_frame", Dropped;
+    /// Peer: an unfinished checksum that stands where no guest leaves one.
+    ChecksumPlace = "checksum_place", Dropped;
     /// Peer: a slice of a super-frame whose headers are not those of a TCP segment or UDP datagram, or that has no whole datagrams.
     SegmentMalformed = "segment_malformed", Dropped;
     /// Peer: the source address is on this side.
