@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipop_dataplane::datagram::MAX_WORKERS;
 use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
@@ -117,7 +118,7 @@ impl Config {
         let max_macs = keys.number("max_macs", 65_536, 16..=1 << 20)?.unwrap_or(65_536) as usize;
         let defaults = keys.peer_defaults(max_macs)?;
         let port = keys.port()?;
-        let workers = keys.number("workers", 1, 1..=64)?.unwrap_or(1) as usize;
+        let workers = keys.number("workers", 1, 1..=MAX_WORKERS as u64)?.unwrap_or(1) as usize;
         Ok(Config {
             name: keys.label("name")?.unwrap_or_else(host_name),
             offloads: keys.offloads(&port)?,

@@ -5,13 +5,12 @@
 //! 1. A frame from the port makes its source local at once, wherever it was before. If it was at a peer, the MAC has
 //!    moved here: its move number rises. All peers are told (`mac_moved`), also of a MAC that is merely new here: one of
 //!    them may have it still, and would keep its traffic.
-//! 2. A claim of a peer with a higher move number than ours wins over everything, also over "local"
-//!    (RFC 7432, section 7.7). The bridge is shown where the MAC is now, by a frame from it.
-//! 3. A claim that is not newer does not take a local MAC away. But it may be right: the peer may have restarted and lost
-//!    the number. So the MAC is put to the test: if it gives no sign of life, it has moved; if it does, the peer is told.
-//! 4. A MAC that comes back again and again after a peer had it is on both sides. It is then put to the test even if the
-//!    peer's number is higher (RFC 7432, section 15.1), so that nobody takes a MAC that is alive by counting up.
-//! 5. A peer has only MACs that it may have, and as many as it may ([`Limits`]); this side does not fill the table either.
+//! 2. A peer that claims a local MAC puts it to the test, whatever its move number: anybody can count up, and a peer that has
+//!    restarted has lost the number. A MAC that gives no sign of life has moved, and the bridge is shown where it is now, by
+//!    a frame from it. One that does stays; the peers are told so, with a number above the claim's. Of several claims
+//!    the one with the highest number gets what is silent.
+//! 3. Among peers the higher number wins (RFC 7432, section 7.7): only the gateway that has a MAC can test it.
+//! 4. A peer has only MACs that it may have, and as many as it may ([`Limits`]); this side does not fill the table either.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,21 +24,22 @@ use crate::action::{Action, To};
 use crate::limits::{Limits, Reason, Refusal, Tally};
 use crate::rpc::{MacMoved, Message};
 
-/// Time for a sign of life from a MAC whose IP address is known, so that it can be asked.
+/// Time for a sign of life from a MAC that can be asked because its IP address is known, or that somebody says has moved:
+/// it must be reachable again within a second.
 const ASKED_MS: u64 = 400;
-/// The same where nothing can be asked: a little more than the resolution of "last seen".
+/// The same for one that cannot be asked, and that no higher number speaks for.
 const WATCHED_MS: u64 = 1100;
 /// For how long frames do not contradict a move that a peer has told.
 const SETTLE_MS: u64 = 2000;
-/// MACs that can be at test at a time.
+/// MACs that can be at test at a time, and of these for the claims of one peer. It also bounds the questions and messages
+/// that a peer can cause.
 const MAX_CONTESTS: usize = 1024;
+const MAX_CONTESTS_OF_PEER: usize = 256;
+/// When a MAC was last seen that never sends and does not age, as the table keeps it.
+const RESERVED: u32 = (1 << 28) - 1;
 
-/// A MAC that comes back so often within this time is on both sides: N and M of RFC 7432, section 15.1.
-const RETURNS: u32 = 5;
-const RETURNS_MS: u64 = 180_000;
-
-/// New MACs per second that peers are told of. A guest that makes up MACs must not flood them with messages; of those
-/// beyond, peers learn from frames.
+/// New MACs per second that peers are told of, and MACs that all are told have stayed. Neither a guest that makes up MACs
+/// nor a peer that claims them must flood the others with messages; of those beyond, peers learn from frames.
 const NEWS_RATE: u64 = 200;
 
 /// A local MAC that a peer claims too.
@@ -48,6 +48,9 @@ struct Contest {
     peer: PeerId,
     /// The higher of the numbers on both sides.
     moves: u16,
+    /// It is the peer's.
+    newer: bool,
+    /// What the table says from now on of when it was seen, until it is seen.
     seen_before: u32,
     alive: bool,
     decide_at_ms: u64,
@@ -58,8 +61,6 @@ struct Contest {
 pub enum Claim {
     /// The MAC is the peer's.
     Accepted,
-    /// The MAC was local and is the peer's now.
-    MovedAway,
     /// The MAC stays local for now, and is put to the test from now on.
     Contested,
     /// The MAC stays local for now; it is at test already.
@@ -94,11 +95,10 @@ pub struct Macs {
     contests: HashMap<MacKey, Contest>,
     /// When a MAC moved by number, for a moment.
     moved_at: HashMap<MacKey, u64>,
-    /// How often a MAC came back from a peer, and since when that is counted.
-    returns: HashMap<MacKey, (u32, u64)>,
     limits: Arc<Limits>,
     held: Tally<Owner>,
     news: RateLimit,
+    verdicts: RateLimit,
     /// What happened.
     pub stats: MacStats,
 }
@@ -111,10 +111,10 @@ impl Macs {
             expiry_s,
             contests: HashMap::new(),
             moved_at: HashMap::new(),
-            returns: HashMap::new(),
             limits: Arc::default(),
             held: Tally::default(),
             news: RateLimit::new(NEWS_RATE),
+            verdicts: RateLimit::new(NEWS_RATE),
             stats: MacStats::default(),
         }
     }
@@ -143,6 +143,11 @@ impl Macs {
     /// True while a local MAC is at test.
     pub fn is_contested(&self) -> bool {
         !self.contests.is_empty()
+    }
+
+    /// True while this MAC is, for the claim of this peer.
+    pub fn is_at_test(&self, key: MacKey, peer: PeerId) -> bool {
+        self.contests.get(&key).is_some_and(|contest| contest.peer == peer)
     }
 
     /// A worker saw a frame whose source the table did not know so. If the answer is a claim that is contested, the
@@ -178,9 +183,6 @@ impl Macs {
                 let moves = (known.moves + 1) & 0xfff;
                 self.enter(key, MacEntry { owner: Owner::Local, moves, seen: now });
                 self.stats.moved_here += 1;
-                if self.returns.len() < MAX_CONTESTS || self.returns.contains_key(&key) {
-                    self.returns.entry(key).or_insert((0, now_ms)).0 += 1;
-                }
                 out.push(moved(To::All, key, moves));
             }
             None if self.is_full(Owner::Local) => out.push(refuse(Owner::Local, Reason::LocalMacs, key)),
@@ -203,21 +205,7 @@ impl Macs {
             return Claim::Refused;
         }
         match known {
-            Some(known) if known.owner == Owner::Local => {
-                let newer = newer_move(moves, known.moves);
-                if newer && !self.is_on_both_sides(key, now_ms) {
-                    self.leave(key, theirs, now_ms, out);
-                    return Claim::MovedAway;
-                }
-                if self.contests.contains_key(&key) || self.contests.len() >= MAX_CONTESTS {
-                    return Claim::AtTest;
-                }
-                let decide_at_ms = now_ms + WATCHED_MS;
-                let moves = if newer { moves } else { known.moves };
-                let contest = Contest { peer, moves, seen_before: known.seen, alive: false, decide_at_ms };
-                self.contests.insert(key, contest);
-                Claim::Contested
-            }
+            Some(known) if known.owner == Owner::Local => self.contest(key, known, theirs, now_ms),
             // Among peers the newer move wins; an equal one is the newer word.
             Some(known) if known.owner != theirs.owner && newer_move(known.moves, moves) => Claim::Outdated,
             Some(known) => {
@@ -236,6 +224,37 @@ impl Macs {
         }
     }
 
+    /// Puts a local MAC to the test, or lets a newer claim take the place of the one that it is at test for.
+    fn contest(&mut self, key: MacKey, known: MacEntry, theirs: MacEntry, now_ms: u64) -> Claim {
+        let Owner::Peer(peer) = theirs.owner else { return Claim::AtTest };
+        let newer = newer_move(theirs.moves, known.moves);
+        let moves = if newer { theirs.moves } else { known.moves };
+        let decide_at_ms = now_ms + if newer { ASKED_MS } else { WATCHED_MS };
+        let is_full = self.contests.len() >= MAX_CONTESTS;
+        match self.contests.get_mut(&key) {
+            // A frame can be faster than the news of the move. It begins no other test, or there would be no end to it.
+            Some(contest) if contest.peer == peer => {
+                if newer_move(moves, contest.moves) {
+                    (contest.moves, contest.newer) = (moves, true);
+                    contest.decide_at_ms = contest.decide_at_ms.min(decide_at_ms);
+                }
+                return Claim::AtTest;
+            }
+            Some(contest) if !newer_move(moves, contest.moves) => return Claim::AtTest,
+            None if is_full => return Claim::AtTest,
+            _ => {}
+        }
+        let of_peer = self.contests.values().filter(|contest| contest.peer == peer).count();
+        if of_peer >= MAX_CONTESTS_OF_PEER || known.seen == RESERVED {
+            return Claim::AtTest;
+        }
+        // So that the next frame shows, even one within the second of the last: workers enter when they see it.
+        let seen_before = seconds(now_ms).saturating_sub(2);
+        self.enter(key, MacEntry { seen: seen_before, ..known });
+        self.contests.insert(key, Contest { peer, moves, newer, seen_before, alive: false, decide_at_ms });
+        Claim::Contested
+    }
+
     /// The MAC at test has been asked; its answer decides sooner.
     pub fn asked(&mut self, key: MacKey, now_ms: u64) {
         if let Some(contest) = self.contests.get_mut(&key) {
@@ -251,17 +270,21 @@ impl Macs {
         for (key, contest) in due {
             self.contests.remove(&key);
             let Some(known) = self.table().lookup(key).filter(|entry| entry.owner == Owner::Local) else { continue };
-            // One above both either way, so that nobody who has the old number disagrees.
-            let moves = (contest.moves + 1) & 0xfff;
+            // Above both, so that nobody who has an old number disagrees.
+            let above = (contest.moves + 1) & 0xfff;
             let owner = Owner::Peer(contest.peer);
             if contest.alive || known.seen != contest.seen_before {
                 self.stats.conflicts += 1;
                 out.push(refuse(owner, Reason::MacIsHere, key));
-                self.enter(key, MacEntry { moves, ..known });
-                out.push(moved(To::Peer(contest.peer), key, moves));
+                self.enter(key, MacEntry { moves: above, seen: seconds(now_ms), ..known });
+                // The other peers may have believed the claim.
+                let to = if self.verdicts.allow(now_ms) { To::All } else { To::Peer(contest.peer) };
+                out.push(moved(to, key, above));
             } else if self.is_full(owner) {
                 out.push(refuse(owner, Reason::PeerMacs, key));
             } else {
+                // What the peer has told of a move is known to all; where it has lost the number, nobody has this one.
+                let moves = if contest.newer { contest.moves } else { above };
                 let theirs = MacEntry { owner, moves, seen: seconds(now_ms) };
                 self.leave(key, theirs, now_ms, out);
                 gone.push((key, contest.peer));
@@ -287,7 +310,6 @@ impl Macs {
     pub fn expire(&mut self, now_ms: u64) {
         let (now, expiry) = (seconds(now_ms), self.expiry_s);
         self.moved_at.retain(|_, at| now_ms - *at < SETTLE_MS);
-        self.returns.retain(|_, (_, since)| now_ms - *since < RETURNS_MS);
         let before = self.writer.len();
         self.keep(|entry| now.saturating_sub(entry.seen) < expiry);
         self.stats.aged += (before - self.writer.len()) as u64;
@@ -305,10 +327,6 @@ impl Macs {
 
     fn is_full(&self, owner: Owner) -> bool {
         self.held.is_full(&owner, self.limits.share(owner).macs)
-    }
-
-    fn is_on_both_sides(&self, key: MacKey, now_ms: u64) -> bool {
-        self.returns.get(&key).is_some_and(|(count, since)| *count >= RETURNS && now_ms - since < RETURNS_MS)
     }
 
     fn keep(&mut self, keep: impl Fn(MacEntry) -> bool) {

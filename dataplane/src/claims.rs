@@ -3,6 +3,9 @@
 //! MACs cost nothing in the usual case: the control thread lets no MAC into the table for a peer that may not have it, so
 //! that only frames whose source is not in the table as this peer's have to be looked at. Addresses are looked at in ARP
 //! and neighbour discovery alone, which say who has one; whoever routes sends packets of many others.
+//!
+//! What is looked at must be what hosts get: the kernel writes two octets into a frame whose checksum is unfinished, and
+//! [`sum_is_harmless`] says where it may.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -13,7 +16,8 @@ use crate::ending::Ending;
 use crate::wire::Frame;
 use crate::wire::arp::{Arp, ArpError};
 use crate::wire::ethernet::ethertype;
-use crate::wire::ip::{IPV6_HEADER_LEN, protocol};
+use crate::wire::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, TCP_CSUM_OFFSET, UDP_CSUM_OFFSET, UDP_HEADER_LEN, protocol};
+use crate::wire::vnet::PartialChecksum;
 
 /// Extension headers that a receiver looks behind for ICMPv6 (RFC 8200, section 4): hop-by-hop, routing, destination
 /// options. Neighbour discovery behind a fragment header is dropped by hosts (RFC 6980).
@@ -22,6 +26,8 @@ const EXTENSIONS: [u8; 3] = [0, 43, 60];
 const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 const ADVERTISEMENT: u8 = 136;
 const SOLICITATION: u8 = 135;
+/// Where the checksum stands in ICMPv6.
+const ICMPV6_CSUM_OFFSET: u16 = 2;
 
 /// What one peer may claim.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,14 +92,48 @@ impl Claims {
     }
 }
 
-/// Where the ICMPv6 message of an IPv6 packet begins, behind its extension headers.
-fn icmpv6(packet: &[u8]) -> Option<usize> {
+/// True if a checksum that is to be finished stands where one can: in the place of its own transport protocol, or behind
+/// that one's header, where guests that have tunnels leave the inner one unfinished. Nothing else has such a sum: not ARP,
+/// and no octet of the headers up to there nor of neighbour discovery may change after [`Claims::check`] has read it.
+/// The sum lies within the frame.
+pub fn sum_is_harmless(frame: &Frame<'_>, csum: PartialChecksum) -> bool {
+    let packet = frame.payload();
+    let transport = match frame.ethertype {
+        ethertype::IPV4 => ipv4_transport(packet),
+        ethertype::IPV6 => ipv6_transport(packet),
+        // A third tag, behind which nothing is looked at.
+        ethertype::VLAN | ethertype::SERVICE_VLAN => return usize::from(csum.start) >= frame.l3,
+        _ => None,
+    };
+    let Some((protocol, at)) = transport else { return false };
+    let Some(behind) = usize::from(csum.start).checked_sub(frame.l3 + at) else { return false };
+    match protocol {
+        protocol::TCP => (behind, csum.offset) == (0, TCP_CSUM_OFFSET),
+        protocol::UDP => behind >= UDP_HEADER_LEN || (behind, csum.offset) == (0, UDP_CSUM_OFFSET),
+        protocol::ICMPV6 => (behind, csum.offset) == (0, ICMPV6_CSUM_OFFSET),
+        _ => true,
+    }
+}
+
+/// The protocol of an IPv4 packet, and where its header begins.
+fn ipv4_transport(packet: &[u8]) -> Option<(u8, usize)> {
+    let length = usize::from(*packet.first()? & 0x0f) * 4;
+    (length >= IPV4_HEADER_LEN).then_some((*packet.get(9)?, length))
+}
+
+/// The same of an IPv6 packet, behind its extension headers.
+fn ipv6_transport(packet: &[u8]) -> Option<(u8, usize)> {
     let (mut next, mut at) = (*packet.get(6)?, IPV6_HEADER_LEN);
     while EXTENSIONS.contains(&next) {
         let (after, length) = (*packet.get(at)?, *packet.get(at + 1)?);
         (next, at) = (after, at + 8 * (usize::from(length) + 1));
     }
-    (next == protocol::ICMPV6).then_some(at)
+    Some((next, at))
+}
+
+/// Where the ICMPv6 message of an IPv6 packet begins.
+fn icmpv6(packet: &[u8]) -> Option<usize> {
+    ipv6_transport(packet).filter(|(next, _)| *next == protocol::ICMPV6).map(|(_, at)| at)
 }
 
 #[cfg(all(test, not(loom)))]

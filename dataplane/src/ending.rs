@@ -99,6 +99,8 @@ endings! {
     DatagramNetwork = "datagram_network", Dropped;
     /// Peer: the receiver index is not one of ours (a peer that has not noticed our restart, or a stranger).
     SessionUnknown = "session_unknown", Dropped;
+    /// Peer: a lane that no gateway has.
+    LaneUnknown = "lane_unknown", Dropped;
     /// Peer: a datagram in clear text did not come from the peer's address.
     SourceAddress = "source_address", Dropped;
     /// Peer: the datagram was not sealed with the key of the session, or was changed on the way.
@@ -111,6 +113,8 @@ endings! {
     RecordType = "record_type", Dropped;
     /// Peer: the frame in a record is cut short or contradicts its metadata.
     RecordFrame = "record_frame", Dropped;
+    /// Peer: an unfinished checksum that stands where no guest leaves one.
+    ChecksumPlace = "checksum_place", Dropped;
     /// Peer: a slice of a super-frame whose headers are not those of a TCP segment or UDP datagram, or that has no whole datagrams.
     SegmentMalformed = "segment_malformed", Dropped;
     /// Peer: the source address is on this side.

@@ -12,6 +12,8 @@ pub enum State {
     On,
     /// It is in use, but could not be tried, for this reason.
     Untested(String),
+    /// It is in use, but not all of it: what is missing.
+    Partly(String),
     /// It is not in use, for this reason.
     Off(String),
 }
@@ -27,11 +29,11 @@ impl State {
         State::Off("switched off in the config".to_owned())
     }
 
-    /// Why it is off, or was not tried.
+    /// Why it is off, or was not tried, or what is missing.
     pub fn reason(&self) -> Option<&str> {
         match self {
             State::On => None,
-            State::Untested(reason) | State::Off(reason) => Some(reason),
+            State::Untested(reason) | State::Partly(reason) | State::Off(reason) => Some(reason),
         }
     }
 }

@@ -17,6 +17,23 @@ pub fn mtu_of(name: &str) -> io::Result<usize> {
     Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as usize)
 }
 
+/// The index. Asked over an IPv4 socket: if_nametoindex(3) asks over a UNIX one, which a confined thread does not get.
+pub fn index_of(name: &str) -> io::Result<i32> {
+    let mut request = request(name);
+    control_call(libc::SIOCGIFINDEX, &mut request)?;
+    // SAFETY: SIOCGIFINDEX filled this field of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex })
+}
+
+/// The name.
+pub fn name_of(index: i32) -> io::Result<String> {
+    let mut request = request("");
+    request.ifr_ifru.ifru_ifindex = index;
+    control_call(libc::SIOCGIFNAME, &mut request)?;
+    let name = request.ifr_name.iter().map(|octet| *octet as u8).take_while(|octet| *octet != 0).collect();
+    String::from_utf8(name).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// False if somebody has set the interface down, or deleted it.
 pub fn is_up(name: &str) -> bool {
     let mut request = request(name);
@@ -64,5 +81,7 @@ mod tests {
         assert!(mtu_of("lo").unwrap() >= 1500);
         assert_eq!(ethernet_address("lo").unwrap(), None);
         assert!(mtu_of("no-such-one").is_err() && !is_up("no-such-one"));
+        assert_eq!(name_of(index_of("lo").unwrap()).unwrap(), "lo");
+        assert!(index_of("no-such-one").is_err() && name_of(i32::MAX).is_err());
     }
 }

@@ -74,7 +74,7 @@ impl PacketPort {
     /// Opens `queues` sockets on an interface, which the kernel spreads flows over.
     pub fn open(name: &str, queues: usize) -> Result<PacketPort, PacketError> {
         let failed = |what, error| PacketError::Call { what, name: name.to_owned(), error };
-        let index = nix::net::if_::if_nametoindex(name).map_err(|_| PacketError::NoInterface(name.to_owned()))? as i32;
+        let index = interface::index_of(name).map_err(|_| PacketError::NoInterface(name.to_owned()))?;
         let mac = interface::ethernet_address(name)
             .map_err(|error| failed("SIOCGIFHWADDR", error))?
             .ok_or_else(|| PacketError::NotEthernet(name.to_owned()))?;
@@ -138,8 +138,7 @@ impl PacketPort {
     }
 
     fn present_name(&self) -> io::Result<String> {
-        let name = nix::net::if_::if_indextoname(self.index as libc::c_uint)?;
-        name.into_string().map_err(|_| io::ErrorKind::InvalidData.into())
+        interface::name_of(self.index)
     }
 
     /// Makes the sockets a group: a flow, both directions of it, stays with one of them. The kernel chooses a number that

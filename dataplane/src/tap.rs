@@ -201,10 +201,9 @@ impl Tap {
 
     /// Makes the device a port of `bridge`. `Ok(false)` if it is a port of a bridge already.
     pub fn attach_to(&self, bridge: &str) -> Result<bool, TapError> {
-        let index = nix::net::if_::if_nametoindex(self.name.as_str())
-            .map_err(|error| self.failed("if_nametoindex", error.into()))?;
+        let index = interface::index_of(&self.name).map_err(|error| self.failed("SIOCGIFINDEX", error))?;
         let mut request = request(bridge);
-        request.ifr_ifru.ifru_ifindex = index as libc::c_int;
+        request.ifr_ifru.ifru_ifindex = index;
         match control_call(SIOCBRADDIF, &mut request) {
             Ok(()) => Ok(true),
             Err(e) => match e.raw_os_error() {
@@ -289,15 +288,15 @@ impl Drop for Tap {
         }
         self.queues.clear();
         let begin = Instant::now();
-        while begin.elapsed() < PATIENCE && nix::net::if_::if_nametoindex(self.name.as_str()).is_ok() {
+        while begin.elapsed() < PATIENCE && interface::index_of(&self.name).is_ok() {
             std::thread::sleep(PAUSE);
         }
     }
 }
 
 /// A packet socket for whole frames of one interface.
-fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
-    let index = nix::net::if_::if_nametoindex(interface)?;
+fn packet_socket(name: &str) -> io::Result<OwnedFd> {
+    let index = interface::index_of(name)?;
     // Protocol 0: nothing is received before it is bound, so nothing of other interfaces is.
     let kind = socket2::Type::RAW.nonblocking().cloexec();
     let socket = socket2::Socket::new(socket2::Domain::PACKET, kind, None)?;
@@ -307,7 +306,7 @@ fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
             let mut address: libc::sockaddr_ll = std::mem::zeroed();
             address.sll_family = libc::AF_PACKET as u16;
             address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-            address.sll_ifindex = index as libc::c_int;
+            address.sll_ifindex = index;
             storage.cast::<libc::sockaddr_ll>().write(address);
             *len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
             Ok(())

@@ -23,6 +23,7 @@ const MAC: MacAddr = MacAddr([0x00, 0x16, 0x3e, 0, 0, 3]);
 
 fn main() -> io::Result<()> {
     frames()?;
+    claims()?;
     super_frames()?;
     datagrams()?;
     fragments()?;
@@ -85,6 +86,31 @@ fn frames() -> io::Result<()> {
     let single = Guest { gso_size: 0, ecn: false, ..tcp(false, 1) };
     let csum = vnet::PartialChecksum { start: single.l4() as u16, offset: 16 };
     put("tcp-single", &VnetHeader::plain(Some(csum)), &single.frame())
+}
+
+/// Lists that have the stations, and sums in their place or not.
+fn claims() -> io::Result<()> {
+    let put = |name: &str, [start, offset]: [u16; 2], frame: &[u8]| {
+        let lists = [&[10, 0, 3, 0, 24][..], &[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64]];
+        let sum = [start.to_be_bytes(), offset.to_be_bytes(), [0x12, 0x34]].concat();
+        let parameters = [&lists.concat()[..], &sum].concat();
+        assert_eq!(parameters.len(), ipop_fuzz::claims::PARAMETERS);
+        seed("claims", name, &[&parameters, frame].concat())
+    };
+    put("arp-request", [28, 0], &arp(Operation::Request, Vlan::UNTAGGED))?;
+    put("arp-reply-vlan", [0, 0], &arp(Operation::Reply, Vlan::customer(10)))?;
+    let advertisement = Body::Advertisement { target_mac: Some(MAC), router: true, solicited: true, overrides: true };
+    put("nd-advertisement", [54, 2], &nd(advertisement))?;
+    put("nd-solicitation", [54, 8], &nd(Body::Solicitation { source_mac: Some(MAC) }))?;
+    let mut options = nd(advertisement);
+    // Destination options in front: PadN.
+    options.splice(54..54, [58, 0, 1, 4, 0, 0, 0, 0]);
+    options[20] = 60;
+    put("nd-options", [62, 2], &options)?;
+    let single = Guest { gso_size: 0, ecn: false, ..tcp(true, 1) };
+    put("tcp", [single.l4() as u16, 16], &single.frame())?;
+    let datagram = udp(false, 1, Sum::Complete, 0).frame();
+    put("tunnel", [18 + 20 + 8 + 20, 6], &datagram)
 }
 
 /// Parameters of `cut` are described there.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::datagram::fragment::{FragmentHeader, Outcome, Reassembly, Sender};
 use ipop_dataplane::datagram::record::{self, FramePrefix, Records};
-use ipop_dataplane::datagram::{DATAGRAM_HEADER_LEN, DatagramHeader};
+use ipop_dataplane::datagram::{CONTROL_LANE, DATAGRAM_HEADER_LEN, DatagramHeader, MAX_WORKERS};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::session::{Cipher, Incoming, KEY_LEN, Key, MAX_COUNTER};
 use zerocopy::{FromBytes, IntoBytes};
@@ -26,6 +26,10 @@ pub fn datagram(data: &[u8]) -> bool {
     let session = header.session.get();
     let sealed = Incoming::new(session, Some(Key::new(Cipher::ChaCha20Poly1305, &[9; KEY_LEN])));
     let refused = sealed.open(&header, &mut data.to_vec());
+    if header.lane() != CONTROL_LANE && usize::from(header.lane()) >= MAX_WORKERS {
+        assert_eq!(refused, Err(Ending::LaneUnknown));
+        return false;
+    }
     assert!(matches!(refused, Err(Ending::NotAuthentic)), "forged, or not counted as such: {refused:?}");
 
     let incoming = Incoming::new(session, None);

@@ -4,6 +4,7 @@
 //! past the first refusals, so that a corpus that a change of format has made worthless is noticed. `fuzz_targets/` hands
 //! them to libFuzzer; `tests/corpora.rs` replays what is committed under `corpus/` and `regressions/`.
 
+pub mod claims;
 pub mod datagram;
 pub mod handshake;
 pub mod link;
@@ -32,6 +33,7 @@ pub const TARGETS: &[Target] = &[
     ("cut", segment::cut),
     ("merge", segment::merge),
     ("frame", wire::frame),
+    ("claims", claims::claims),
     ("rpc", text::rpc),
     ("hello", text::hello),
     ("config", text::config),

@@ -98,6 +98,7 @@ impl Confine {
         for other in self.told.try_iter().flatten() {
             if let Some(known) = features.iter_mut().find(|known| known.name == other.name)
                 && known.state.is_on()
+                && other.state != State::On
             {
                 known.state = other.state;
             }

@@ -108,12 +108,12 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
             // Nothing is written or created by opening it.
             let flags = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
             rules.insert(libc::SYS_openat, vec![SeccompRule::new(vec![masked(2, flags, libc::O_RDONLY as u64)?])?]);
-            // Datagrams, and the UNIX socket that if_nametoindex(3) asks.
+            // No UNIX sockets: any service of the system that listens on one could be written to.
             let datagrams = |family: c_int| {
                 let kind = masked(1, 0xf, libc::SOCK_DGRAM as u64)?;
                 SeccompRule::new(vec![equal(0, family as u64)?, kind])
             };
-            let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(datagrams);
+            let families = [libc::AF_INET, libc::AF_INET6].map(datagrams);
             rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
             let requests = LOOK.iter().chain(if bridge { CHANGE } else { &[] });
             let requests = requests.map(|request| SeccompRule::new(vec![equal(1, *request)?]));

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::net::{TcpStream, UdpSocket};
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use nix::errno::Errno;
@@ -56,7 +57,8 @@ fn the_control_thread_looks_at_interfaces_and_paths_and_removes_its_socket() {
     let address = |text: &str| text.parse().unwrap();
     confined(Role::Control { bridge: true }, dir.path(), || {
         assert!(ipop_dataplane::interface::mtu_of("lo").unwrap() >= 1500);
-        assert!(nix::net::if_::if_nametoindex("lo").unwrap() > 0);
+        let index = ipop_dataplane::interface::index_of("lo").unwrap();
+        assert_eq!(ipop_dataplane::interface::name_of(index).unwrap(), "lo");
         let payload = ipop_dataplane::underlay::path_payload(address("127.0.0.1:0"), address("127.0.0.1:9")).unwrap();
         assert!(payload > 1200);
         let keep = CapabilitySet::NET_ADMIN;
@@ -65,6 +67,8 @@ fn the_control_thread_looks_at_interfaces_and_paths_and_removes_its_socket() {
         assert_eq!((remove(&there), remove(&here)), (Err(Errno::EACCES), Ok(())));
         assert_eq!(File::open("/proc/self/maps").unwrap_err().raw_os_error(), Some(libc::EACCES));
         assert_eq!(File::create(dir.path().join("new")).unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(socket_of(AddressFamily::Unix, SockType::Datagram), Err(Errno::EPERM));
+        assert_eq!(UnixStream::connect("/run/somebody").unwrap_err().raw_os_error(), Some(libc::EPERM));
         assert_eq!(socket_of(AddressFamily::Netlink, SockType::Raw), Err(Errno::EPERM));
         assert_eq!(socket_of(AddressFamily::Packet, SockType::Datagram), Err(Errno::EPERM));
         assert_eq!(TcpStream::connect("127.0.0.1:9").unwrap_err().raw_os_error(), Some(libc::EPERM));

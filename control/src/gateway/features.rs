@@ -85,6 +85,7 @@ impl Gateway {
             match &feature.state {
                 State::Off(_) if feature.state == State::by_config() => {}
                 State::Off(reason) => warn!("confinement: {} is off: {reason}", feature.name),
+                State::Partly(reason) => warn!("confinement: {} is on, but {reason}", feature.name),
                 _ => {}
             }
         }
@@ -132,7 +133,7 @@ impl Gateway {
                 State::On => {}
                 State::Off(reason) if feature.state == State::by_config() => info!("{}: {reason}", feature.name),
                 State::Off(reason) => warn!("{} is off: {reason}", feature.name),
-                State::Untested(reason) => info!("{} is on, {reason}", feature.name),
+                State::Untested(reason) | State::Partly(reason) => info!("{} is on, {reason}", feature.name),
             }
         }
     }

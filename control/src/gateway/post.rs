@@ -18,6 +18,10 @@ use crate::link::Link;
 use crate::report::RpcMessage;
 use crate::rpc::Message;
 
+/// Messages are filled up to a multiple of this, as far as a datagram has room: most are shorter, so that what they are
+/// about does not show by their lengths.
+const MESSAGE_SIZE: usize = 256;
+
 impl Gateway {
     pub(super) fn perform(&mut self, action: Action) {
         match action {
@@ -73,7 +77,8 @@ impl Gateway {
     }
 
     pub(super) fn send_message(&mut self, peer: PeerId, message: &Message) {
-        self.send_records(peer, |out| record::emit(out, record::CONTROL, 0, message.to_json().as_bytes()));
+        let capacity = self.links.get(peer.index()).map_or(0, Link::smallest_capacity);
+        self.send_records(peer, |out| emit_message(out, message, capacity));
     }
 
     fn send_frame(&mut self, peer: PeerId, frame: &[u8]) {
@@ -90,8 +95,7 @@ impl Gateway {
         let Some(overhead) = self.links.get(peer.index()).map(Link::overhead) else { return };
         self.send_records(peer, |out| {
             record::emit(out, record::CONTROL, 0, message.to_json().as_bytes());
-            let filling = size.saturating_sub(overhead + out.len() + record::RECORD_HEADER_LEN);
-            record::emit(out, record::PAD, 0, &vec![0; filling]);
+            fill(out, size.saturating_sub(overhead));
         });
     }
 
@@ -127,5 +131,68 @@ impl Gateway {
         }
         let at_ms = self.now_ms();
         self.rpc_log.push_back(RpcMessage { at_ms, direction: direction.to_owned(), peer, message: value });
+    }
+}
+
+fn emit_message(out: &mut Vec<u8>, message: &Message, capacity: usize) {
+    record::emit(out, record::CONTROL, 0, message.to_json().as_bytes());
+    fill(out, (out.len() + record::RECORD_HEADER_LEN).next_multiple_of(MESSAGE_SIZE).min(capacity));
+}
+
+/// Brings records to `size` octets, if that is enough for the record that does it.
+fn fill(out: &mut Vec<u8>, size: usize) {
+    if let Some(filling) = size.checked_sub(out.len() + record::RECORD_HEADER_LEN) {
+        record::emit(out, record::PAD, 0, &vec![0; filling]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipop_dataplane::addr::{MacAddr, Vlan};
+    use ipop_dataplane::datagram::record::Records;
+
+    use super::*;
+    use crate::rpc::{MacMoved, Reply, Request};
+
+    #[test]
+    fn messages_do_not_tell_by_their_length_what_they_are() {
+        let [mac, asker_mac] = [MacAddr([0xfe; 6]); 2];
+        let (vlan, seq) = (Vlan::customer(4094), 4095);
+        let target = "fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap();
+        let reply = Reply {
+            target,
+            mac,
+            uid: "f".repeat(32),
+            vlan,
+            seq,
+            asker_mac: Some(asker_mac),
+            announcement: None,
+            router: false,
+        };
+        for message in [
+            Message::Bye,
+            Message::MacMoved(MacMoved { mac, vlan, seq: 0 }),
+            Message::Request(Request { target, asker: Some(target), asker_mac, vlan, seq }),
+            Message::Reply(reply),
+        ] {
+            let mut records = Vec::new();
+            emit_message(&mut records, &message, 1200);
+            assert_eq!(records.len(), MESSAGE_SIZE, "{message:?}");
+            let first = Records::new(&records).next().unwrap().unwrap();
+            assert_eq!(Message::parse(first.body), Some(message));
+            assert!(Records::new(&records).all(|record| record.is_ok()));
+        }
+    }
+
+    #[test]
+    fn what_is_filled_up_fits() {
+        for len in 0..1300 {
+            for size in [256, 512, 1200] {
+                let mut records = vec![0; len];
+                fill(&mut records, size);
+                let expected = if len + record::RECORD_HEADER_LEN <= size { size } else { len };
+                assert_eq!(records.len(), expected);
+            }
+        }
     }
 }

@@ -30,14 +30,55 @@ fn a_move_to_here_is_told_to_all() {
 }
 
 #[test]
-fn a_newer_move_takes_a_local_mac_and_tells_the_bridge() {
+fn a_newer_move_takes_a_local_mac_that_is_silent_and_tells_the_bridge() {
     let (mut macs, mut out) = (macs(), Vec::new());
-    macs.here(key(), 0, &mut out);
+    macs.here(key(), 5000, &mut out);
     assert_eq!(out, [moved(To::All, key(), 0)], "a new one is told, too");
     out.clear();
-    assert_eq!(macs.claim(key(), B, 1, 0, &mut out), Claim::MovedAway);
+    // Though it has spoken in this very second.
+    assert_eq!(macs.claim(key(), B, 1, 5001, &mut out), Claim::Contested);
+    assert_eq!(macs.decide(5000 + ASKED_MS, &mut out), []);
+    assert_eq!(macs.decide(5001 + ASKED_MS, &mut out), [(key(), B)]);
     assert_eq!(entry(&macs), Some((Owner::Peer(B), 1)));
     assert!(matches!(&out[..], [Action::Inject(frame)] if frame[6..12] == key().mac().0));
+}
+
+#[test]
+fn a_frame_that_a_worker_sees_is_a_sign_of_life() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.here(key(), 5000, &mut out);
+    macs.claim(key(), B, 1, 5001, &mut out);
+    let known = macs.table().lookup(key()).unwrap();
+    macs.table().touch(key(), known, 5);
+    assert_eq!(macs.decide(5001 + ASKED_MS, &mut out), []);
+    assert_eq!(entry(&macs), Some((Owner::Local, 2)));
+}
+
+#[test]
+fn the_news_of_a_move_hurries_the_test_that_a_frame_has_begun() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.here(key(), 0, &mut out);
+    let frame = Learn { key: key(), at: Owner::Peer(B), known: None };
+    assert_eq!(macs.learn(frame, 5000, &mut out), Some(Claim::Contested));
+    assert_eq!(macs.claim(key(), B, 1, 5001, &mut out), Claim::AtTest);
+    // Saying it again, or more, puts nothing off.
+    assert_eq!(macs.claim(key(), B, 2, 5300, &mut out), Claim::AtTest);
+    assert_eq!(macs.decide(5001 + ASKED_MS, &mut out), [(key(), B)]);
+    assert_eq!(entry(&macs), Some((Owner::Peer(B), 2)));
+}
+
+#[test]
+fn what_is_silent_goes_to_the_newest_claim() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.here(key(), 0, &mut out);
+    assert_eq!(macs.claim(key(), B, 3, 5000, &mut out), Claim::Contested);
+    macs.here(key(), 5010, &mut out);
+    assert_eq!(macs.claim(key(), C, 3, 5100, &mut out), Claim::AtTest);
+    // It may have moved since that sign of life.
+    assert_eq!(macs.claim(key(), C, 4, 5200, &mut out), Claim::Contested);
+    assert!(macs.is_at_test(key(), C) && !macs.is_at_test(key(), B));
+    assert_eq!(macs.decide(5200 + ASKED_MS, &mut out), [(key(), C)]);
+    assert_eq!(entry(&macs), Some((Owner::Peer(C), 4)));
 }
 
 #[test]
@@ -50,7 +91,7 @@ fn a_local_mac_that_lives_stays() {
     macs.here(key(), 100, &mut out);
     assert_eq!(macs.decide(ASKED_MS, &mut out), []);
     assert_eq!(entry(&macs), Some((Owner::Local, 1)));
-    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacIsHere, key()), moved(To::Peer(B), key(), 1)]);
+    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacIsHere, key()), moved(To::All, key(), 1)]);
     assert_eq!(macs.stats.conflicts, 1);
 }
 
@@ -181,25 +222,48 @@ fn this_side_leaves_room_for_peers() {
 fn a_mac_that_is_alive_is_not_taken_by_counting_up() {
     let (mut macs, mut out) = (macs(), Vec::new());
     macs.here(key(), 0, &mut out);
-    let mut number = 0;
-    for round in 0..RETURNS {
-        number += 1;
-        assert_eq!(macs.claim(key(), B, number, 10, &mut out), Claim::MovedAway, "{round}");
-        macs.here(key(), 20, &mut out);
-        number += 1;
+    let (mut number, mut now) = (0, 0);
+    for round in 0..3000u32 {
+        // The number of 12 bits comes around.
+        number = (number + 1) & 0xfff;
+        assert_eq!(macs.claim(key(), B, number, now, &mut out), Claim::Contested, "{round}");
+        macs.here(key(), now + 10, &mut out);
+        out.clear();
+        now += ASKED_MS;
+        assert_eq!(macs.decide(now, &mut out), []);
+        // The number is above the thief's, so that all hear of it.
+        number = (number + 1) & 0xfff;
+        assert_eq!(entry(&macs), Some((Owner::Local, number)));
+        assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacIsHere, key()), moved(To::All, key(), number)]);
     }
-    assert_eq!(macs.claim(key(), B, number + 100, 30, &mut out), Claim::Contested);
-    macs.here(key(), 40, &mut out);
+    assert_eq!(macs.stats.moved_away, 0);
+}
+
+#[test]
+fn what_never_sends_is_not_put_to_the_test() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.reserve(key());
+    assert_eq!(macs.claim(key(), B, 9, 5000, &mut out), Claim::AtTest);
+    assert_eq!(macs.decide(10_000, &mut out), []);
+    assert_eq!(entry(&macs), Some((Owner::Local, 0)));
+}
+
+#[test]
+fn a_peer_that_claims_much_leaves_room_for_the_claims_of_others() {
+    let (mut macs, mut out) = (Macs::new(MacTable::new(1024, [1, 2]).1, 300), Vec::new());
+    let numbered = |n: usize| MacKey::new(Vlan::UNTAGGED, MacAddr([2, 0, 0, 0, (n >> 8) as u8, n as u8]));
+    for n in 0..300 {
+        macs.here(numbered(n), 5000, &mut out);
+    }
+    let tested = (0..300).filter(|n| macs.claim(numbered(*n), B, 1, 5000, &mut out) == Claim::Contested).count();
+    assert_eq!(tested, MAX_CONTESTS_OF_PEER);
+    assert_eq!(macs.claim(numbered(299), C, 1, 5000, &mut out), Claim::Contested);
+    for n in 0..300 {
+        macs.here(numbered(n), 5010, &mut out);
+    }
     out.clear();
-    macs.decide(30 + WATCHED_MS, &mut out);
-    // The number is above the thief's, so that it hears of it.
-    assert_eq!(entry(&macs), Some((Owner::Local, number + 101)));
-    assert!(out.contains(&refuse(Owner::Peer(B), Reason::MacIsHere, key())), "{out:?}");
-    // What is silent goes, and after a while the number alone counts again.
-    macs.claim(key(), B, number + 200, 5000, &mut out);
-    assert_eq!(macs.decide(5000 + WATCHED_MS, &mut out), [(key(), B)]);
-    macs.here(key(), 10_000, &mut out);
-    let later = RETURNS_MS + 100;
-    macs.expire(later);
-    assert_eq!(macs.claim(key(), B, number + 300, later, &mut out), Claim::MovedAway);
+    macs.decide(5000 + ASKED_MS, &mut out);
+    // The others hear of no more than the rate.
+    let to_all = out.iter().filter(|action| matches!(action, Action::Message(To::All, _))).count();
+    assert_eq!((out.len(), to_all), (2 * (MAX_CONTESTS_OF_PEER + 1), NEWS_RATE as usize / 4));
 }

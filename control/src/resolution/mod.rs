@@ -88,6 +88,8 @@ pub struct Resolver {
     unanswered: HashMap<Key, Unanswered>,
     /// Questions put to our segment for a peer: how many answers to take for the RPC, and until when.
     injected: HashMap<(Key, MacAddr), (u32, u64)>,
+    /// The last that a peer has said in the name of a MAC that is at test. No more than there are tests.
+    postponed: HashMap<MacKey, (PeerId, Message)>,
     /// Probes that wait for a conflict.
     probing: HashMap<(Key, MacAddr), u64>,
     /// When the next entry is to be verified, as of the last look.
@@ -141,6 +143,7 @@ impl Resolver {
             pending: HashMap::new(),
             unanswered: HashMap::new(),
             injected: HashMap::new(),
+            postponed: HashMap::new(),
             probing: HashMap::new(),
             verify_at_ms: u64::MAX,
             rate: RateLimit::new(RPC_RATE),
@@ -218,9 +221,7 @@ impl Resolver {
 
     /// Looks at the clock: retries, back-offs, verifications, expiry.
     pub fn tick(&mut self, step: &mut Step<'_>) {
-        for (key, peer) in step.macs.decide(step.now_ms, step.out) {
-            self.entries.give(key, peer);
-        }
+        self.decide(step);
         self.retry(step);
         self.verify(step);
         let now = step.now_ms;
@@ -345,5 +346,7 @@ impl Resolver {
 
 #[cfg(test)]
 mod limits_tests;
+#[cfg(test)]
+mod moves_tests;
 #[cfg(test)]
 mod tests;

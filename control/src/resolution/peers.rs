@@ -15,10 +15,10 @@ impl Resolver {
             Claim::Contested | Claim::AtTest => {
                 // A question in the name of a local MAC would draw the bridge's traffic for it to us.
                 self.stats.asker_is_local += 1;
-                return;
+                return self.postpone(mac_key, peer, Message::Request(*request), step);
             }
             Claim::Refused => return,
-            Claim::Accepted | Claim::MovedAway | Claim::Outdated => {}
+            Claim::Accepted | Claim::Outdated => {}
         }
         if let Some(ip) = request.asker {
             let mac = request.asker_mac;
@@ -44,9 +44,13 @@ impl Resolver {
         if !self.allow_ip(peer, reply.mac, reply.target, step) {
             return;
         }
-        let claim = self.claim(MacKey::new(reply.vlan, reply.mac), peer, reply.seq, step);
-        if matches!(claim, Claim::Contested | Claim::AtTest | Claim::Outdated | Claim::Refused) {
-            return;
+        let mac_key = MacKey::new(reply.vlan, reply.mac);
+        match self.claim(mac_key, peer, reply.seq, step) {
+            Claim::Contested | Claim::AtTest => {
+                return self.postpone(mac_key, peer, Message::Reply(reply.clone()), step);
+            }
+            Claim::Outdated | Claim::Refused => return,
+            Claim::Accepted => {}
         }
         self.unanswered.remove(&key);
         let (router, announcement) = (Some(reply.router), reply.announcement);
@@ -105,10 +109,10 @@ impl Resolver {
     /// The address is behind a peer, unless it is alive here. False if the peer is not believed, or not yet.
     fn learn_remote(&mut self, key: Key, said: Remote, step: &mut Step<'_>) -> bool {
         let known = self.entries.get_mut(&key);
-        // The address is at another MAC here. Its owner is asked; if it is silent, the peer's claim counts.
+        // The address is here, at another MAC or at one that the MAC table has no place for. Its owner is asked; if it is
+        // silent, the peer's claim counts.
         if let Some(known) = known
             && known.owner == Owner::Local
-            && known.mac != said.mac
         {
             self.stats.conflicts += 1;
             known.claim = Some(said);
@@ -135,12 +139,30 @@ impl Resolver {
 
     pub(super) fn claim(&mut self, key: MacKey, peer: PeerId, seq: u16, step: &mut Step<'_>) -> Claim {
         let claim = step.macs.claim(key, peer, seq, step.now_ms, step.out);
-        match claim {
-            Claim::MovedAway => self.entries.give(key, peer),
-            Claim::Contested => self.ask_for_life(key, step),
-            Claim::Accepted | Claim::AtTest | Claim::Outdated | Claim::Refused => {}
+        if claim == Claim::Contested {
+            self.ask_for_life(key, step);
         }
         claim
+    }
+
+    /// Keeps what a peer says in the name of a MAC that is at test, to be followed if it has moved there.
+    fn postpone(&mut self, key: MacKey, peer: PeerId, message: Message, step: &Step<'_>) {
+        if step.macs.is_at_test(key, peer) {
+            self.postponed.insert(key, (peer, message));
+        }
+    }
+
+    /// The tests whose time has come: what has moved takes its addresses along, and is listened to.
+    pub(super) fn decide(&mut self, step: &mut Step<'_>) {
+        for (key, peer) in step.macs.decide(step.now_ms, step.out) {
+            self.entries.give(key, peer);
+            if let Some((speaker, message)) = self.postponed.remove(&key)
+                && speaker == peer
+            {
+                self.from_peer(peer, &message, step);
+            }
+        }
+        self.postponed.retain(|key, (peer, _)| step.macs.is_at_test(*key, *peer));
     }
 
     pub(super) fn ask_for_life(&mut self, key: MacKey, step: &mut Step<'_>) {

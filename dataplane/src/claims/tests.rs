@@ -113,7 +113,117 @@ fn data_is_not_looked_into() {
     assert!(allowed(&claims(&[]), &frame));
 }
 
+/// An IPv4 packet of this protocol, with options if `words` are more than 5.
+fn ipv4(protocol: u8, words: u8) -> Vec<u8> {
+    let mut frame = Vec::new();
+    emit_header(&mut frame, OTHER, MAC, Vlan::UNTAGGED, ethertype::IPV4);
+    frame.push(0x40 | words);
+    frame.resize(14 + 9, 0);
+    frame.push(protocol);
+    frame.resize(120, 0);
+    frame
+}
+
+fn ipv6(protocol: u8) -> Vec<u8> {
+    let mut frame = Vec::new();
+    emit_header(&mut frame, OTHER, MAC, Vlan::UNTAGGED, ethertype::IPV6);
+    frame.extend([0x60, 0, 0, 0, 0, 0, protocol, 64]);
+    frame.resize(120, 0);
+    frame
+}
+
+fn harmless(bytes: &[u8], start: u16, offset: u16) -> bool {
+    sum_is_harmless(&Frame::parse(bytes).unwrap(), PartialChecksum { start, offset })
+}
+
+#[test]
+fn a_sum_stands_in_its_protocols_header_or_in_a_tunnel() {
+    const SCTP: u8 = 132;
+    const GRE: u8 = 47;
+    const ROUTING: u8 = 43;
+    let mut routed = ipv6(ROUTING);
+    routed[54] = protocol::TCP;
+    for (frame, start, offset, expected) in [
+        (ipv4(protocol::TCP, 5), 34, 16, true),
+        (ipv4(protocol::TCP, 7), 42, 16, true),
+        (ipv4(protocol::TCP, 7), 34, 16, false),
+        (ipv4(protocol::TCP, 5), 34, 14, false),
+        (ipv4(protocol::TCP, 5), 26, 2, false),
+        (ipv4(protocol::TCP, 4), 30, 16, false),
+        (ipv4(protocol::UDP, 5), 34, 6, true),
+        (ipv4(protocol::UDP, 5), 34, 16, false),
+        // A TCP segment in VXLAN, and in GRE.
+        (ipv4(protocol::UDP, 5), 34 + 8 + 8 + 14 + 20, 16, true),
+        (ipv4(GRE, 5), 34 + 4 + 20, 16, true),
+        (ipv4(SCTP, 5), 34, 8, true),
+        (ipv4(GRE, 5), 14, 12, false),
+        (ipv6(protocol::TCP), 54, 16, true),
+        (ipv6(protocol::TCP), 22, 2, false),
+        (ipv6(protocol::ICMPV6), 54, 2, true),
+        (ipv6(protocol::ICMPV6), 54, 8, false),
+        (ipv6(protocol::ICMPV6), 62, 0, false),
+        (routed.clone(), 62, 16, true),
+        (routed, 54, 16, false),
+    ] {
+        assert_eq!(harmless(&frame, start, offset), expected, "{:02x?} {start} {offset}", &frame[12..24]);
+    }
+}
+
+#[test]
+fn no_sum_is_written_into_what_was_looked_at() {
+    let frames = [
+        arp(Operation::Reply, "10.0.3.1", "10.0.3.2"),
+        nd("fd00::1", "fd00::2", advertisement()),
+        ipv4(protocol::TCP, 5),
+    ];
+    for (number, frame) in frames.iter().enumerate() {
+        let places = (0..frame.len() as u16).flat_map(|start| (0..frame.len() as u16).map(move |o| (start, o)));
+        let allowed = places.filter(|(start, offset)| {
+            PartialChecksum { start: *start, offset: *offset }.fits(frame.len()) && harmless(frame, *start, *offset)
+        });
+        let expected: &[(u16, u16)] = [&[][..], &[(54, 2)], &[(34, 16)]][number];
+        assert_eq!(allowed.collect::<Vec<_>>(), expected);
+    }
+}
+
 proptest! {
+    /// Whatever is allowed to be written, the verdict stays, and so do source and VLAN.
+    #[test]
+    fn a_sum_changes_no_verdict(
+        kind in 0..4usize,
+        tags in 0..3usize,
+        changes in proptest::collection::vec((12..100usize, any::<u8>()), 0..3),
+        places in proptest::collection::vec((14..100u16, 0..40u16, any::<[u8; 2]>()), 20),
+    ) {
+        let mut frame = match kind {
+            0 => arp(Operation::Reply, "10.0.3.1", "10.0.3.2"),
+            1 => nd("fd00::1", "fd00::2", advertisement()),
+            2 => nd("::", "fd00::2", Body::Solicitation { source_mac: None }),
+            _ => ipv4(protocol::UDP, 5),
+        };
+        (0..tags).for_each(|_| drop(frame.splice(12..12, [0x81, 0, 0, 7])));
+        for (at, octet) in changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = octet;
+            }
+        }
+        let Ok(before) = Frame::parse(&frame) else { return Ok(()) };
+        for (start, offset, sum) in places {
+            let csum = PartialChecksum { start, offset };
+            if !csum.fits(frame.len()) || !sum_is_harmless(&before, csum) {
+                continue;
+            }
+            let mut written = frame.clone();
+            let at = usize::from(start + offset);
+            written[at..at + 2].copy_from_slice(&sum);
+            let after = Frame::parse(&written).unwrap();
+            prop_assert_eq!((before.src, before.vlan, before.ethertype), (after.src, after.vlan, after.ethertype));
+            for list in [&["fd00::/64", "10.0.3.0/24"][..], &["::/1", "0.0.0.0/1"], &[]] {
+                prop_assert_eq!(claims(list).check(&before), claims(list).check(&after));
+            }
+        }
+    }
+
     #[test]
     fn any_packet_is_allowed_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0..3) {
         let ethertype = [ethertype::ARP, ethertype::IPV6, ethertype::IPV4][kind as usize];

@@ -54,6 +54,8 @@ pub const RESPONSE: u8 = 4;
 pub const DATA_ASIDE: u8 = 5;
 /// The lane of the control thread; workers have 0 and up.
 pub const CONTROL_LANE: u8 = 255;
+/// Workers that a gateway can have, and lanes beside the control thread's.
+pub const MAX_WORKERS: usize = 64;
 
 /// The 16 octets in front of every datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -22,7 +22,7 @@ use zerocopy::IntoBytes;
 pub use gate::{Gate, STAMP_LEN};
 pub use replay::{Freshness, MAX_COUNTER, REPLAY_WINDOW, ReplayWindow};
 
-use crate::datagram::{CONTROL_LANE, DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
+use crate::datagram::{CONTROL_LANE, DATA, DATAGRAM_HEADER_LEN, DatagramHeader, MAX_WORKERS};
 use crate::ending::Ending;
 
 /// Octets that sealing adds to a datagram.
@@ -179,7 +179,8 @@ pub struct Incoming {
     /// The index that we have chosen.
     session: u32,
     key: Option<Key>,
-    /// Made when a lane is first heard of.
+    /// One for each lane that a gateway can have, the control thread's last. Made when an authentic datagram of the lane has
+    /// come: most gateways have few.
     windows: Box<[OnceLock<ReplayWindow>]>,
     used: AtomicBool,
 }
@@ -187,7 +188,7 @@ pub struct Incoming {
 impl Incoming {
     /// Without a key datagrams come in clear text.
     pub fn new(session: u32, key: Option<Key>) -> Incoming {
-        let windows = (0..=u8::MAX).map(|_| OnceLock::new()).collect();
+        let windows = (0..=MAX_WORKERS).map(|_| OnceLock::new()).collect();
         Incoming { session, key, windows, used: AtomicBool::new(false) }
     }
 
@@ -203,7 +204,11 @@ impl Incoming {
 
     /// Opens a datagram in place; `header` is its own. Says how new it is, and where its records end.
     pub fn open(&self, header: &DatagramHeader, datagram: &mut [u8]) -> Result<(Freshness, usize), Ending> {
-        let lane = &self.windows[usize::from(header.lane())];
+        let lane = match header.lane() {
+            CONTROL_LANE => self.windows.last(),
+            lane => self.windows[..MAX_WORKERS].get(usize::from(lane)),
+        };
+        let lane = lane.ok_or(Ending::LaneUnknown)?;
         // A replay costs no cryptography.
         if lane.get().is_some_and(|window| !window.may_accept(header.counter())) {
             return Err(Ending::Replayed);
@@ -303,7 +308,10 @@ mod tests {
             changed[bit / 8] ^= 1 << (bit % 8);
             let Ok((header, _)) = DatagramHeader::parse(&changed, 3) else { continue };
             let result = incoming.open(&header, &mut changed);
-            assert!(matches!(result, Err(Ending::NotAuthentic | Ending::Replayed)), "bit {bit}: {result:?}");
+            assert!(
+                matches!(result, Err(Ending::NotAuthentic | Ending::Replayed | Ending::LaneUnknown)),
+                "bit {bit}: {result:?}"
+            );
         }
         for len in DATAGRAM_HEADER_LEN..datagram.len() {
             assert_eq!(open(&incoming, &mut datagram[..len].to_vec()), Err(Ending::NotAuthentic), "{len}");
@@ -322,6 +330,18 @@ mod tests {
         assert!(outgoing.has_counters(1) && !outgoing.has_counters(3));
         outgoing.counters[0].store(MAX_COUNTER - RESERVE, Relaxed);
         assert!(!outgoing.has_counters(0));
+    }
+
+    #[test]
+    fn only_lanes_that_a_gateway_can_have_are_heard() {
+        let incoming = Incoming::new(9, None);
+        let heard = (0..=u8::MAX).filter(|lane| {
+            let mut datagram = DatagramHeader::new(DATA, 3, 9, *lane, 0).as_bytes().to_vec();
+            let result = open(&incoming, &mut datagram);
+            assert!(result.is_ok() || result == Err(Ending::LaneUnknown), "{result:?}");
+            result.is_ok()
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), (0..MAX_WORKERS as u8).chain([CONTROL_LANE]).collect::<Vec<_>>());
     }
 
     #[test]

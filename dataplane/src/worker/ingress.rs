@@ -10,7 +10,7 @@ use super::handshakes::Handshakes;
 use super::pieces::{Found, Pieces, Put};
 use super::{Context, News, WorkerStats};
 use crate::addr::PeerId;
-use crate::claims::Claims;
+use crate::claims::{Claims, sum_is_harmless};
 use crate::datagram::fragment::{Outcome, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
@@ -235,7 +235,7 @@ impl Ingress {
         {
             return Ok(Ok(()));
         }
-        if let Err(ending) = check(context, origin.peer, frame_at..range.end, origin.buffer) {
+        if let Err(ending) = check(context, origin.peer, frame_at..range.end, origin.buffer, csum) {
             let held = ending == Ending::SourceIsLocal && self.hold(context, origin, frame_at..range.end, csum);
             return Ok(Err(if held { Ending::Held } else { ending }));
         }
@@ -303,7 +303,8 @@ impl Ingress {
         let Ok(headers) = Headers::validate(slice.headers) else { return Ok(Err(Ending::SegmentMalformed)) };
         let Some(run) = Run::start(&slice, &headers) else { return Ok(Err(Ending::SegmentMalformed)) };
         let headers_range = payload_at - header_len..payload_at;
-        if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer) {
+        // Where its sum is to stand is our own finding.
+        if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer, None) {
             return Ok(Err(ending));
         }
         finish(&mut self.join, context)?;
@@ -350,7 +351,8 @@ impl Ingress {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
         };
-        let verdict = check_frame(&context.macs, &context.claims, &mut context.news, context.now, origin.peer, bytes);
+        let Context { macs, claims, news, now, .. } = context;
+        let verdict = check_frame(macs, claims, news, *now, origin.peer, bytes, csum);
         Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
     }
 
@@ -458,9 +460,15 @@ fn write_datagrams(
 }
 
 /// Step (10) for a frame, or the headers of one, in a buffer of the underlay's pool.
-fn check(context: &mut Context<'_>, peer: PeerId, range: Range<usize>, buffer: u16) -> Result<(), Ending> {
+fn check(
+    context: &mut Context<'_>,
+    peer: PeerId,
+    range: Range<usize>,
+    buffer: u16,
+    csum: Option<PartialChecksum>,
+) -> Result<(), Ending> {
     let Context { ring, macs, claims, news, now, .. } = context;
-    check_frame(macs, claims, news, *now, peer, ring.underlay_pool.bytes(buffer, range))
+    check_frame(macs, claims, news, *now, peer, ring.underlay_pool.bytes(buffer, range), csum)
 }
 
 fn check_frame(
@@ -470,8 +478,12 @@ fn check_frame(
     now: super::Now,
     peer: PeerId,
     bytes: &[u8],
+    csum: Option<PartialChecksum>,
 ) -> Result<(), Ending> {
     let frame = Frame::parse(bytes).map_err(|_| Ending::RecordFrame)?;
+    if csum.is_some_and(|csum| !sum_is_harmless(&frame, csum)) {
+        return Err(Ending::ChecksumPlace);
+    }
     let claims = claims.get(peer.index()).ok_or(Ending::SessionUnknown)?;
     let (verdict, learn) = forward::from_peer(macs, claims, &frame, peer, now.seconds());
     match learn {

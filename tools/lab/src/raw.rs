@@ -10,7 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, cmsg_space,
-    recvmsg, send, setsockopt, socket, sockopt,
+    getsockopt, recvmsg, send, setsockopt, socket, sockopt,
 };
 
 use crate::error::{Context, Result};
@@ -43,6 +43,17 @@ nix::setsockopt_impl!(PacketAuxData, libc::SOL_PACKET, libc::PACKET_AUXDATA, boo
 #[derive(Debug, Clone, Copy)]
 struct PacketVnetHdr;
 nix::setsockopt_impl!(PacketVnetHdr, libc::SOL_PACKET, libc::PACKET_VNET_HDR, bool, sockopt::SetBool);
+
+/// PACKET_STATISTICS: what has come, and what of it was dropped because the buffer was full. Asking forgets it.
+#[derive(Debug, Clone, Copy)]
+struct PacketStatistics;
+nix::getsockopt_impl!(
+    PacketStatistics,
+    libc::SOL_PACKET,
+    libc::PACKET_STATISTICS,
+    libc::tpacket_stats,
+    sockopt::GetStruct<libc::tpacket_stats>
+);
 
 /// Which frames [`RawPort`] gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,6 +165,13 @@ impl RawPort {
             }
         }
         Ok((frames, false))
+    }
+
+    /// Frames since it was opened, or since this was asked, that are not among those that it gives: nobody took them out of
+    /// the socket's buffer in time.
+    pub fn lost(&self) -> Result<u32> {
+        let lost = getsockopt(&self.socket, PacketStatistics).map(|statistics| statistics.tp_drops);
+        lost.context(format!("PACKET_STATISTICS on {}", self.name))
     }
 
     /// Throws away what has arrived so far.

@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         plain("limits_a_peer_fills_no_table", limits::peer_shares),
         plain("limits_a_guest_fills_no_table", limits::station_share),
         plain("limits_an_address_that_is_alive_is_not_taken", limits::takeover),
+        plain("limits_a_mac_that_is_alive_is_not_taken_by_counting_up", limits::counting_up),
         plain("nd_the_six_steps", nd::six_steps),
         plain("nd_the_router_flag_is_kept", nd::router_flag),
         plain("nd_a_duplicate_is_objected_to", nd::duplicate_on_the_wire),

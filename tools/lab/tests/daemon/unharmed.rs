@@ -1,5 +1,6 @@
 //! What shows that an attack changed nothing: pings all answered, daemons alive and lean, drops counted.
 
+use std::fmt;
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,12 @@ impl Pings {
     }
 
     /// Every one must have been answered, once.
-    pub(crate) fn stop(mut self, what: &str) -> Outcome {
+    pub(crate) fn stop(self, what: &str) -> Outcome {
+        self.stop_and_tell(what).map(drop)
+    }
+
+    /// The same, and gives what they took.
+    pub(crate) fn stop_and_tell(mut self, what: &str) -> Result<RoundTrips, Failed> {
         self.0.signal(nix::sys::signal::Signal::SIGINT)?;
         let output = self.0.wait(Duration::from_secs(5))?;
         let summary = output.stdout.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default();
@@ -39,7 +45,29 @@ impl Pings {
         let (sent, received) = (number(0).unwrap_or(0), number(3).unwrap_or(0));
         // The last one may have been on its way when the signal came.
         let whole = sent > 3 && sent - received <= 1 && !summary.contains("duplicates");
-        ensure(whole, format!("pings {what}: {summary}"))
+        ensure(whole, format!("pings {what}: {summary}"))?;
+        let times = output.stdout.lines().find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
+        let time = |at: usize| times.and_then(|times| times.split('/').nth(at)).and_then(|ms| ms.parse().ok());
+        let (Some(average), Some(longest)) = (time(1), time(2)) else {
+            return Err(format!("pings {what}: no times in {}", output.stdout).into());
+        };
+        Ok(RoundTrips { sent, lost: sent - received, average, longest })
+    }
+}
+
+/// What became of pings; times in milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RoundTrips {
+    pub(crate) sent: i64,
+    pub(crate) lost: i64,
+    pub(crate) average: f64,
+    pub(crate) longest: f64,
+}
+
+impl fmt::Display for RoundTrips {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RoundTrips { sent, lost, average, longest } = self;
+        write!(f, "{lost} of {sent} lost, {average:.2} ms on average, {longest:.1} ms at most")
     }
 }
 

@@ -1,10 +1,10 @@
 //! What a peer or a guest may claim, and how much: seen on the wire, in the tables, in the counters and in the log.
 
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ipop_lab::Lab;
 use ipop_lab::arp::{Arp, BROADCAST, Mac, format_mac, gratuitous};
+use ipop_lab::{Lab, interrupt};
 use serde_json::{Value, json};
 
 use super::kit::{Outcome, Station, World, ensure, until};
@@ -160,4 +160,43 @@ pub(crate) fn takeover() -> Outcome {
     logged_once(&world, &["peer gw-b claims 10.0.3.3 at", &format_mac(thief.mac), "alive on this side"])?;
     let expected = Some((format_mac(owner.mac_bytes()?), "local".to_owned()));
     ensure(world.belief(0, 0, "10.0.3.3")? == expected, "the address was taken")
+}
+
+/// A MAC that is alive stays where it is, with its address, although somebody behind a peer speaks in its name all the time
+/// and the peer's number rises. Afterwards everybody reaches it again.
+pub(crate) fn counting_up() -> Outcome {
+    let lab = Lab::builder().gateways(3).without_inner_ipv6().build()?;
+    let world = World::with(lab, |_, _| {})?;
+    let owner = world.lab.container(0, "owner", &["10.0.3.3/24"])?;
+    let others = [(0, "beside", "10.0.3.4/24"), (1, "near-thief", "10.0.3.5/24"), (2, "third", "10.0.3.6/24")];
+    let others = others
+        .map(|(gateway, name, ip)| world.lab.container(gateway, name, &[ip]))
+        .into_iter()
+        .collect::<Result<Vec<_>, _>>()?;
+    others.iter().try_for_each(|other| other.ping("10.0.3.3", 1).map(drop))?;
+    let mac = owner.mac_bytes()?;
+    let thief = world.station(1, "thief", "10.0.3.7")?;
+    let entry = || -> ipop_lab::Result<Value> {
+        let table = world.daemons[0].status("macs")?;
+        let rows = table["macs"].as_array().cloned().unwrap_or_default();
+        Ok(rows.into_iter().find(|row| row["mac"] == format_mac(mac)).unwrap_or_default())
+    };
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        thief.send(&data(mac))?;
+        ensure(entry()?["where"] == "local", format!("the MAC was taken: {}", entry()?))?;
+        interrupt::sleep(Duration::from_millis(30))?;
+    }
+    others[0].ping("10.0.3.3", 5)?;
+    ensure(entry()?["seq"].as_u64() > Some(4), format!("nobody has counted up: {}", entry()?))?;
+    ensure(world.count(0, "refused/mac_is_here")? > 2, "the claims were not counted")?;
+    logged_once(&world, &["peer gw-b claims", &format_mac(mac), "alive on this side"])?;
+    let expected = Some((format_mac(mac), "local".to_owned()));
+    ensure(world.belief(0, 0, "10.0.3.3")? == expected, "the address was taken")?;
+    for other in &others {
+        until(&format!("{} to reach the owner again", other.name()), Duration::from_secs(3), || {
+            Ok(other.exec(["ping", "-n", "-c1", "-W0.3", "10.0.3.3"])?.success())
+        })?;
+    }
+    Ok(())
 }

@@ -28,11 +28,12 @@ mod services;
 mod stranger;
 mod support;
 mod tags;
+mod tunnels;
 
 use std::process::ExitCode;
 
 use ipop_lab::trials::{Outcome, run, trial};
-use ipop_lab::{ipop_available, lxc_available, tool, vlan_available};
+use ipop_lab::{ipop_available, lxc_available, tool, vlan_available, vxlan_available};
 use libtest_mimic::Trial;
 
 /// What a test needs besides `ipop` itself.
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         reach::TESTS,
         flood::TESTS,
         tags::TESTS,
+        tunnels::TESTS,
         frames::TESTS,
         stranger::TESTS,
         order::TESTS,
@@ -73,7 +75,7 @@ impl Test {
         Test { name, needs: &[], run }
     }
 
-    /// Needs programs, real containers ("lxc"), or VLAN interfaces ("vlan").
+    /// Needs programs, real containers ("lxc"), or interfaces of a kind ("vlan", "vxlan").
     const fn with(name: &'static str, needs: Needs, run: fn() -> Outcome) -> Test {
         Test { name, needs, run }
     }
@@ -89,6 +91,7 @@ fn lacking(need: &str) -> Option<String> {
     match need {
         "lxc" => lxc_available().err(),
         "vlan" => vlan_available().err(),
+        "vxlan" => vxlan_available().err(),
         program if tool(program).is_none() => Some(format!("{program} is not installed")),
         _ => None,
     }
