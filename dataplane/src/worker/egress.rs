@@ -7,20 +7,17 @@ use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::Context;
+use super::outbox::{Outboxes, Path};
 use crate::addr::PeerId;
 use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
 use crate::datagram::record::{
     CHECKSUM_FIELD_LEN, ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader,
 };
 use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_HEADERS, Run, SuperFrame, Transport};
-use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
-use crate::flow;
 use crate::forward::{self, RateLimit, Verdict};
-use crate::peers::PeerView;
-use crate::ring::{BufferPool, MAX_DATAGRAMS, SendSlot, Sender, SlotId};
-use crate::session::Outgoing;
+use crate::ring::{BufferPool, Sender};
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
@@ -29,35 +26,12 @@ use crate::wire::{Frame, VnetHeader, checksum};
 /// Frames up to this size are copied behind their record header: cheaper than one more place to gather from, and
 /// a datagram of many small frames stays one piece. Larger ones are gathered from where the kernel put them.
 const COPY_MAX: usize = 512;
-/// At most one octet in so many of a datagram is padding, so that the next one can follow in the same train.
-const MAX_PADDING_SHARE: usize = 4;
 /// Send slots that one frame to one peer can need: 64 KiB of slices, and the train that was open before.
 const SLOTS_PER_FRAME: usize = 4;
 
-/// The train to one peer, from one socket, that is being filled in this batch.
-#[derive(Default)]
-struct Outbox {
-    slot: Option<SlotId>,
-    /// It is in the list of those to flush.
-    listed: bool,
-    /// Octets in the datagram at the end of the train, with its tag.
-    open: usize,
-    /// Datagrams in the train.
-    datagrams: usize,
-    /// Size of the datagrams before the last, 0 while there is only one. GSO wants them equal; the last may be shorter.
-    segment: usize,
-    /// Datagrams since the last flush.
-    sent: u64,
-}
-
 /// The direction from the port to the peers.
 pub(super) struct Egress {
-    /// By peer, and for each by socket.
-    outboxes: Vec<Outbox>,
-    /// Sockets that a worker sends from.
-    sources: usize,
-    /// Peers and sockets whose outbox may hold something.
-    dirty: Vec<(PeerId, u8)>,
+    outboxes: Outboxes,
     flood: RateLimit,
     /// Number of the next super-frame.
     super_frames: u16,
@@ -117,9 +91,7 @@ impl<'a> Parcel<'a> {
 impl Egress {
     pub(super) fn new(peers: usize, sources: usize, flood_rate: u64) -> Egress {
         Egress {
-            outboxes: (0..peers * sources).map(|_| Outbox::default()).collect(),
-            sources,
-            dirty: Vec::with_capacity(peers * sources),
+            outboxes: Outboxes::new(peers, sources),
             flood: RateLimit::new(flood_rate),
             super_frames: 0,
             fragmented: 0,
@@ -224,8 +196,8 @@ impl Egress {
             return Ok(Err(Ending::SessionExhausted));
         }
         // A flow leaves from one socket, or its frames would overtake each other.
-        let source = if self.sources > 1 { flow::hash(&parcel.frame) as usize % self.sources } else { 0 };
-        let mut path = Path { view, outgoing, peer, source: source as u8, lane: *lane, network: *network };
+        let source = self.outboxes.source(&parcel.frame);
+        let mut path = Path { view, outgoing, peer, source, lane: *lane, network: *network };
         let outcome = self.append(&mut sender, &mut path, &parcel, offset)?;
         // A super-frame counts once.
         if outcome == Ok(None) {
@@ -252,7 +224,7 @@ impl Egress {
                 return Ok(self.append_finished(sender, path, parcel)?.map(|()| None));
             }
             let need = prefix.bytes().len() + bytes.len();
-            let Some(slot) = self.room(sender, path, need)? else { return Ok(Err(Ending::SendSlots)) };
+            let Some(slot) = self.outboxes.room(sender, path, need)? else { return Ok(Err(Ending::SendSlots)) };
             slot.frames += 1;
             slot.append_copy(prefix.bytes());
             if bytes.len() <= COPY_MAX {
@@ -293,7 +265,7 @@ impl Egress {
             vnet::finish_checksum(&mut self.finished[..len], csum);
         }
         let Some(prefix) = FramePrefix::new(len, None) else { return Ok(Err(Ending::FrameOversize)) };
-        let Some(slot) = self.room(sender, path, prefix.bytes().len() + len)? else {
+        let Some(slot) = self.outboxes.room(sender, path, prefix.bytes().len() + len)? else {
             return Ok(Err(Ending::SendSlots));
         };
         slot.frames += 1;
@@ -317,7 +289,7 @@ impl Egress {
         self.super_frames = number.wrapping_add(1);
         for offset in (0..super_frame.payload.len()).step_by(slice) {
             let len = slice.min(super_frame.payload.len() - offset);
-            let Some(slot) = self.room(sender, path, prefix + len)? else { return Ok(Err(Ending::SendSlots)) };
+            let Some(slot) = self.outboxes.room(sender, path, prefix + len)? else { return Ok(Err(Ending::SendSlots)) };
             slot.frames += u64::from(offset == 0);
             super_frame.write_prefix(slot.append_own(prefix), number, offset, len);
             let from = payload_at + offset;
@@ -409,13 +381,13 @@ impl Egress {
         self.fragmented = number.wrapping_add(1);
         // The first piece fills the datagram that is open: so all are full, and leave as one train. Less than an eighth of a
         // datagram is left to padding.
-        let left = self.left(path).saturating_sub(PREFIX);
+        let left = self.outboxes.left(path).saturating_sub(PREFIX);
         let mut piece = if left > head.len().max(most / 8) { left } else { most };
         let mut offset = 0;
         while offset < total {
             let len = piece.min(total - offset);
             piece = most;
-            let Some(slot) = self.room(sender, path, PREFIX + len)? else { return Ok(Err(Ending::SendSlots)) };
+            let Some(slot) = self.outboxes.room(sender, path, PREFIX + len)? else { return Ok(Err(Ending::SendSlots)) };
             slot.frames += u64::from(offset == 0);
             let record = RecordHeader { kind: FRAGMENT, flags, len: U16::new((FRAGMENT_HEADER_LEN + len) as u16) };
             let fragment = FragmentHeader {
@@ -435,86 +407,9 @@ impl Egress {
         Ok(Ok(()))
     }
 
-    /// Octets that the datagram at the end of a peer's train has room for; 0 if there is none.
-    fn left(&self, path: &Path<'_>) -> usize {
-        let outbox = &self.outboxes[self.outbox(path)];
-        let size = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
-        if outbox.slot.is_some() { size.saturating_sub(outbox.open) } else { 0 }
-    }
-
-    fn outbox(&self, path: &Path<'_>) -> usize {
-        path.peer.index() * self.sources + usize::from(path.source)
-    }
-
-    /// Makes room for a record of `need` octets at the end of a peer's train, in the datagram that is open if it fits,
-    /// else in the next one, else in a new train. `None` if no slot is free.
-    fn room<'s>(
-        &mut self,
-        sender: &'s mut Sender<'_>,
-        path: &Path<'_>,
-        need: usize,
-    ) -> io::Result<Option<&'s mut SendSlot>> {
-        let at = self.outbox(path);
-        let outbox = &mut self.outboxes[at];
-        let tag = path.outgoing.tag_len();
-        let whole = DATAGRAM_HEADER_LEN + need + tag;
-        if let Some(id) = &outbox.slot {
-            let slot = sender.slots.get(id);
-            let limit = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
-            if outbox.open + need <= limit && slot.has_room(need + tag) {
-                outbox.open += need;
-                return Ok(outbox.slot.as_ref().map(|id| sender.slots.get(id)));
-            }
-            // The datagram is closed now. Another may follow if it is no longer than those before it and they are equal,
-            // which a little padding helps with: a send costs more than some octets.
-            let segment = if outbox.segment == 0 { outbox.open } else { outbox.segment };
-            let gap = segment.saturating_sub(outbox.open);
-            let equal = gap == 0 || (RECORD_HEADER_LEN..=segment / MAX_PADDING_SHARE).contains(&gap);
-            let follows = whole <= segment && outbox.datagrams < MAX_DATAGRAMS && slot.has_room(gap + tag + whole);
-            if equal && follows {
-                outbox.segment = segment;
-                slot.append_padding(gap);
-                slot.end_datagram(path.outgoing);
-            } else {
-                outbox.close(sender, path.view, path.outgoing)?;
-            }
-        }
-        if outbox.slot.is_none() {
-            let Some(id) = sender.slots.take() else { return Ok(None) };
-            sender.slots.get(&id).begin(path.peer, path.source, path.outgoing);
-            (outbox.slot, outbox.datagrams, outbox.segment) = (Some(id), 0, 0);
-            if !std::mem::replace(&mut outbox.listed, true) {
-                self.dirty.push((path.peer, path.source));
-            }
-        }
-        outbox.datagrams += 1;
-        outbox.sent += 1;
-        outbox.open = whole;
-        let kind = if path.source == 0 { DATA } else { DATA_ASIDE };
-        let header = path.outgoing.next_header(kind, path.network, path.lane);
-        Ok(outbox.slot.as_ref().map(|id| {
-            let slot = sender.slots.get(id);
-            slot.append_copy(header.as_bytes());
-            slot
-        }))
-    }
-
     /// Step (6): sends what the outboxes hold.
     pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Context { ring, table, stats, .. } = context;
-        for (peer, source) in self.dirty.drain(..) {
-            let outbox = &mut self.outboxes[peer.index() * self.sources + usize::from(source)];
-            outbox.listed = false;
-            if let Some(view) = table.get(peer)
-                && let Some(outgoing) = &view.outgoing
-            {
-                outbox.close(&mut ring.sender(), view, outgoing)?;
-            }
-            if let Some(account) = stats.peers.get(peer.index()) {
-                bump(&account.tx_datagrams, std::mem::take(&mut outbox.sent));
-            }
-        }
-        Ok(())
+        self.outboxes.flush(context)
     }
 }
 
@@ -524,31 +419,4 @@ struct Body<'a> {
     own: &'a [u8],
     buffer: u16,
     rest: Range<usize>,
-}
-
-/// The way to one peer.
-struct Path<'a> {
-    view: &'a PeerView,
-    outgoing: &'a Outgoing,
-    peer: PeerId,
-    /// Which of the worker's sockets it leaves from.
-    source: u8,
-    lane: u8,
-    network: u32,
-}
-
-impl Path<'_> {
-    /// Octets of records that a datagram has room for.
-    fn capacity(&self) -> usize {
-        self.view.max_datagram - DATAGRAM_HEADER_LEN - self.outgoing.tag_len()
-    }
-}
-
-impl Outbox {
-    fn close(&mut self, sender: &mut Sender<'_>, view: &PeerView, outgoing: &Outgoing) -> io::Result<()> {
-        let Some(id) = self.slot.take() else { return Ok(()) };
-        sender.slots.get(&id).end_datagram(outgoing);
-        let segment = (self.datagrams > 1).then_some(self.segment as u16);
-        sender.send(id, view.address, segment)
-    }
 }

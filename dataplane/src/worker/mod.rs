@@ -4,6 +4,7 @@ mod egress;
 mod handshakes;
 mod ingress;
 mod news;
+mod outbox;
 mod pieces;
 
 use std::io;
