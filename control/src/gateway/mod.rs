@@ -1,5 +1,6 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
+mod error;
 mod features;
 mod peers;
 mod port;
@@ -20,11 +21,9 @@ use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Wake};
 use ipop_dataplane::forward::Learn;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
-use ipop_dataplane::packet::PacketError;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
-use ipop_dataplane::tap::TapError;
-use ipop_dataplane::underlay::{self, KernelDrops, Underlay, UnderlayError};
+use ipop_dataplane::underlay::{self, KernelDrops, Underlay};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -35,12 +34,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tracing::{info, warn};
 
+pub use self::error::GatewayError;
+use self::error::call;
 use self::features::KernelOffloads;
 use self::refusals::Refusals;
 use crate::action::Action;
 use crate::admin::{Admin, AdminError};
 use crate::config::{Config, PeerConfig};
-use crate::confine::{Confine, Confinement, UserError};
+use crate::confine::{Confine, Confinement};
 use crate::keys::PrivateKey;
 use crate::link::{Identity, Link, LinkEvent};
 use crate::macs::Macs;
@@ -66,62 +67,6 @@ const MAX_HELD: usize = 64;
 const HELD_MS: u64 = 1500;
 /// Messages that `ipop rpc` remembers.
 const RPC_LOG: usize = 256;
-
-/// Why the gateway did not start, or had to stop.
-#[derive(Debug, thiserror::Error)]
-pub enum GatewayError {
-    /// The port.
-    #[error(transparent)]
-    Tap(#[from] TapError),
-    /// The port, if it is a whole interface.
-    #[error(transparent)]
-    Packet(#[from] PacketError),
-    /// The port would carry its own datagrams.
-    #[error(
-        "the peer {peer} is reached through '{interface}', which \"af_packet\" makes the port: every datagram would be \
-         sent again as a frame; the port needs an interface of its own"
-    )]
-    PortIsUnderlay {
-        /// The port.
-        interface: String,
-        /// The peer.
-        peer: String,
-    },
-    /// The UDP socket.
-    #[error(transparent)]
-    Underlay(#[from] UnderlayError),
-    /// The control socket.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The user that it should be.
-    #[error(transparent)]
-    User(#[from] UserError),
-    /// A worker did not start.
-    #[error("worker {lane} cannot start: {error}{hint}")]
-    Worker {
-        /// Which.
-        lane: u8,
-        /// The kernel's answer.
-        error: io::Error,
-        /// What may be the matter.
-        hint: &'static str,
-    },
-    /// A worker had to stop.
-    #[error("a worker had to stop: {0} (\"File descriptor in bad state\" means that the TAP device was deleted)")]
-    WorkerFailed(String),
-    /// Another call failed.
-    #[error("{what}: {error}")]
-    Call {
-        /// The operation.
-        what: &'static str,
-        /// The kernel's answer.
-        error: io::Error,
-    },
-}
-
-fn call(what: &'static str) -> impl Fn(io::Error) -> GatewayError {
-    move |error| GatewayError::Call { what, error }
-}
 
 struct MioWake(Waker);
 
