@@ -79,7 +79,7 @@ pub(crate) fn forged() -> Outcome {
     ensure(genuine.len() > 200, format!("{} datagrams were captured", genuine.len()))?;
     let calm = Pings::start(&pair.c0, THERE)?;
     thread::sleep(Duration::from_secs(2));
-    let calm = calm.stop_and_tell("before anything is forged")?;
+    let calm = calm.tell()?;
     // All that a guest is given beside the stream: the pings, and ARP.
     let mut guest = RawPort::open(pair.c0.netns(), pair.c0.interface())?;
     let pings = Pings::start(&pair.c0, THERE)?;
@@ -120,13 +120,14 @@ pub(crate) fn forged() -> Outcome {
         pace(number);
     }
     let rate = number as f64 / begin.elapsed().as_secs_f64();
-    let attacked = pings.stop_and_tell("during forged datagrams")?;
+    let attacked = pings.tell()?;
     let stream = stream.stop()?;
     println!(
         "{number} forged datagrams, {rate:.0} per second. Pings before: {calm}; meanwhile: {attacked}; of a stream of {} \
          datagrams {} lost",
         stream.sent, stream.missing
     );
+    attacked.whole("during forged datagrams")?;
     stream.whole("the stream during forged datagrams")?;
     all_expected(&mut guest, Duration::from_millis(100))?;
     let lost = guest.lost()?;

@@ -33,40 +33,48 @@ impl Pings {
 
     /// Every one must have been answered, once.
     pub(crate) fn stop(self, what: &str) -> Outcome {
-        self.stop_and_tell(what).map(drop)
+        self.tell()?.whole(what)
     }
 
-    /// The same, and gives what they took.
-    pub(crate) fn stop_and_tell(mut self, what: &str) -> Result<RoundTrips, Failed> {
+    /// What has become of them.
+    pub(crate) fn tell(mut self) -> Result<RoundTrips, Failed> {
         self.0.signal(nix::sys::signal::Signal::SIGINT)?;
         let output = self.0.wait(Duration::from_secs(5))?;
-        let summary = output.stdout.lines().rev().find(|line| line.contains("transmitted")).unwrap_or_default();
+        let line = |part: &str| output.stdout.lines().rev().find(|line| line.contains(part)).unwrap_or_default();
+        let summary = line("transmitted").to_owned();
         let number = |at: usize| summary.split_whitespace().nth(at).and_then(|n| n.parse::<i64>().ok());
-        let (sent, received) = (number(0).unwrap_or(0), number(3).unwrap_or(0));
-        // The last one may have been on its way when the signal came.
-        let whole = sent > 3 && sent - received <= 1 && !summary.contains("duplicates");
-        ensure(whole, format!("pings {what}: {summary}"))?;
-        let times = output.stdout.lines().find_map(|line| line.strip_prefix("rtt min/avg/max/mdev = "));
-        let time = |at: usize| times.and_then(|times| times.split('/').nth(at)).and_then(|ms| ms.parse().ok());
-        let (Some(average), Some(longest)) = (time(1), time(2)) else {
-            return Err(format!("pings {what}: no times in {}", output.stdout).into());
+        let time = |at: usize| line("rtt ").split(['=', '/']).nth(at).and_then(|ms| ms.trim().parse().ok());
+        // After "rtt min/avg/max/mdev = ", the least first.
+        let (Some(sent), Some(received), Some(average), Some(longest)) = (number(0), number(3), time(5), time(6))
+        else {
+            return Err(format!("ping says {}", output.stdout).into());
         };
-        Ok(RoundTrips { sent, lost: sent - received, average, longest })
+        Ok(RoundTrips { sent, lost: sent - received, average, longest, summary })
     }
 }
 
 /// What became of pings; times in milliseconds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct RoundTrips {
     pub(crate) sent: i64,
     pub(crate) lost: i64,
     pub(crate) average: f64,
     pub(crate) longest: f64,
+    summary: String,
+}
+
+impl RoundTrips {
+    /// Every one has been answered, once.
+    pub(crate) fn whole(&self, what: &str) -> Outcome {
+        // The last one may have been on its way when the signal came.
+        let whole = self.sent > 3 && self.lost <= 1 && !self.summary.contains("duplicates");
+        ensure(whole, format!("pings {what}: {}", self.summary))
+    }
 }
 
 impl fmt::Display for RoundTrips {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let RoundTrips { sent, lost, average, longest } = self;
+        let RoundTrips { sent, lost, average, longest, .. } = self;
         write!(f, "{lost} of {sent} lost, {average:.2} ms on average, {longest:.1} ms at most")
     }
 }
