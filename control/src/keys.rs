@@ -147,7 +147,8 @@ fn decode(text: &[u8], bytes: &mut [u8; KEY_BYTES]) -> Result<(), KeyError> {
     }
 }
 
-/// 32 secret octets, overwritten when the last reference is dropped. They stay in one place: what is moved leaves a copy behind.
+/// 32 secret octets, overwritten when the last reference is dropped. They stay in one place, since what is moved leaves a
+/// copy behind.
 #[derive(Clone)]
 struct Secret(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 

@@ -94,8 +94,8 @@ const _: () = assert!(MIN_DATAGRAM > DATAGRAM_HEADER_LEN + 400 && MAX_DATAGRAM <
 
 /// A place for the newest table: the writer replaces what was not fetched yet, the reader takes it when it comes by.
 ///
-/// No lock and no waiting on either side. A reader that sleeps must be woken if it shall look. A table that a worker has done with goes back to the writer through
-/// `done`, so that memory is freed on the control thread.
+/// No lock and no waiting on either side; a reader that sleeps must be woken if it shall look. A table that a worker has
+/// done with goes back to the writer through `done`, so that memory is freed on the control thread.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     newest: ArrayQueue<Arc<T>>,
