@@ -179,8 +179,8 @@ pub struct Incoming {
     /// The index that we have chosen.
     session: u32,
     key: Option<Key>,
-    /// One for each lane that a gateway can have, the control thread's last. Made when an authentic datagram of the lane has
-    /// come: most gateways have few.
+    /// One for each lane that a gateway can have, the control thread's first: its number is the last, and one more than that
+    /// is 0. Made when an authentic datagram of the lane has come: most gateways have few.
     windows: Box<[OnceLock<ReplayWindow>]>,
     used: AtomicBool,
 }
@@ -204,11 +204,7 @@ impl Incoming {
 
     /// Opens a datagram in place; `header` is its own. Says how new it is, and where its records end.
     pub fn open(&self, header: &DatagramHeader, datagram: &mut [u8]) -> Result<(Freshness, usize), Ending> {
-        let lane = match header.lane() {
-            CONTROL_LANE => self.windows.last(),
-            lane => self.windows[..MAX_WORKERS].get(usize::from(lane)),
-        };
-        let lane = lane.ok_or(Ending::LaneUnknown)?;
+        let lane = self.windows.get(usize::from(header.lane().wrapping_add(1))).ok_or(Ending::LaneUnknown)?;
         // A replay costs no cryptography.
         if lane.get().is_some_and(|window| !window.may_accept(header.counter())) {
             return Err(Ending::Replayed);
