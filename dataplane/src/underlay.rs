@@ -122,7 +122,7 @@ fn plain(listen: SocketAddr) -> Result<Socket, UnderlayError> {
     Ok(socket)
 }
 
-/// Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.
+/// Without CAP_NET_ADMIN the kernel caps the size at net.core.rmem_max and net.core.wmem_max; that is slower, not wrong.
 fn set_buffer(socket: &Socket, force: libc::c_int, usual: libc::c_int) -> io::Result<()> {
     let set = |name| set_option(socket, libc::SOL_SOCKET, name, BUFFER as libc::c_int);
     set(force).or_else(|_| set(usual))
