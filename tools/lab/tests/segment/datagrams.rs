@@ -85,6 +85,18 @@ fn many(
     size: usize,
     gso: Option<i32>,
 ) -> Result<u64, Failed> {
+    let mut port = segment.tap(1)?;
+    transfer(here, there, address, size, gso)?;
+    let mut writes = 0;
+    while let Some(frame) = port.recv(std::time::Duration::from_millis(50))? {
+        writes += u64::from(frame.len() > size);
+    }
+    Ok(writes)
+}
+
+/// Bursts of numbered datagrams of `size` octets, handed over one by one or (`gso`) as super-frames; all must arrive as
+/// they were.
+pub(crate) fn transfer(here: &Container, there: &Container, address: &str, size: usize, gso: Option<i32>) -> Outcome {
     const BURSTS: usize = 40;
     let wildcard = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
     let receiver = udp_socket(there.netns(), wildcard.parse()?, SOON)?;
@@ -96,7 +108,6 @@ fn many(
     if let Some(gso) = gso {
         setsockopt(&sender, sockopt::UdpGsoSegment, &gso)?;
     }
-    let mut port = segment.tap(1)?;
     for burst in 0..BURSTS {
         let mut octets = vec![0; COUNT * size];
         Random::new(burst as u64 + 1).fill(&mut octets);
@@ -110,11 +121,7 @@ fn many(
         let arrived = arrived.map_err(|error| format!("burst {burst} of {size} octets to {address}: {error}"))?;
         ensure(arrived == octets, || format!("burst {burst} of {size} octets to {address} came changed"))?;
     }
-    let mut writes = 0;
-    while let Some(frame) = port.recv(std::time::Duration::from_millis(50))? {
-        writes += u64::from(frame.len() > size);
-    }
-    Ok(writes)
+    Ok(())
 }
 
 /// Datagrams of `size` octets until there are `total`.

@@ -19,11 +19,15 @@ use serde_json::{Value, json};
 
 use crate::Test;
 use crate::bulk::{datagrams, exchange, transport_sum};
-use crate::support::{HERE, Outcome, SOON, Segment, Station, THERE, THERE_V6, ensure, ethernet, numbered, until};
+use crate::datagrams::transfer;
+use crate::support::{
+    HERE, HERE_V6, Outcome, SOON, Segment, Station, THERE, THERE_V6, ensure, ethernet, numbered, until,
+};
 use crate::tags;
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("an_interface_as_port_carries_streams", streams),
+    Test::new("an_interface_as_port_carries_udp_super_frames", udp_super_frames),
     Test::new("an_interface_as_port_with_two_workers", two_workers),
     Test::new("an_interface_as_port_carries_tags", carries_tags),
     Test::with("an_interface_as_port_finishes_tagged_frames", &["ethtool"], tagged_offloads),
@@ -106,6 +110,30 @@ fn streams() -> Outcome {
     // The gateway's own frames do not come back to it as the segment's.
     let moved = &status["macs"]["moved"];
     ensure(moved.as_u64().unwrap_or(0) == 0, || format!("MACs have moved: {status}"))
+}
+
+/// In both directions, of sizes that fit the path and one that does not. Those come in pieces, and are counted one by one
+/// although they are merged.
+fn udp_super_frames() -> Outcome {
+    const FRAMES: u64 = 1000;
+    let (segment, c0, c1) = start(&Lab::builder(), |_, _| {})?;
+    segment.wait_full_path(1500)?;
+    let both = &["to_peer", "delivered"][..];
+    for (addresses, size, whole) in
+        [([THERE, HERE], 64, both), ([THERE_V6, HERE_V6], 1300, both), ([THERE, HERE], 1452, &both[..1])]
+    {
+        let before = segment.daemons[0].status("status")?["frames"].clone();
+        transfer(&c0, &c1, addresses[0], size, Some(size as i32))?;
+        transfer(&c1, &c0, addresses[1], size, Some(size as i32))?;
+        let after = segment.daemons[0].status("status")?["frames"].clone();
+        // One by one it would be 1600 each way.
+        for what in whole {
+            let count = |frames: &Value| frames[what].as_u64().ok_or(format!("no number of {what}"));
+            let frames = count(&after)? - count(&before)?;
+            ensure(frames < FRAMES, || format!("{size} octets: {frames} frames are {what}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn two_workers() -> Outcome {
