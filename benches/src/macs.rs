@@ -194,7 +194,7 @@ pub(crate) fn learn_at_worker() -> Run {
         let mut marks = 0;
         for bytes in black_box(&frames) {
             let frame = Frame::parse(&bytes[VNET_HEADER_LEN..]).expect("the frame is whole");
-            let (_, learn) = forward::from_port(&table, &frame, NOW);
+            let (_, learn) = forward::from_port(&table, MacAddr::ZERO, &frame, NOW);
             let learn = learn.expect("its source is new");
             marks ^= learn.mark();
             assert!(events.push_learn(learn));
@@ -235,7 +235,7 @@ pub(crate) fn forward_from_port() -> Run {
         let mut peers = 0;
         for _ in 0..BATCH {
             let frame = Frame::parse(&black_box(&bytes)[VNET_HEADER_LEN..]).expect("the frame is whole");
-            match black_box(forward::from_port(&table, &frame, NOW)) {
+            match black_box(forward::from_port(&table, MacAddr::ZERO, &frame, NOW)) {
                 (Verdict::Peer(peer), None) => peers += u64::from(peer.0) + 1,
                 other => panic!("it goes to a peer, and nothing is new: {other:?}"),
             }

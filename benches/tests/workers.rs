@@ -97,7 +97,8 @@ fn side(
         udp_gso: true,
         zero_copy: true,
     };
-    let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
+    let shared =
+        Shared { macs, own_mac: Default::default(), claims: [Claims::default()].into(), events: events.clone() };
     let worker =
         Worker::spawn(config, inner, socket.into(), shared, Arc::new(PeerTable::new(vec![view], None)), || Ok(()));
     Side { port, worker: worker.expect("it starts"), events }

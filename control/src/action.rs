@@ -1,9 +1,10 @@
 //! What the control thread's logic wants done; the gateway's loop does it.
 
 use ipop_dataplane::addr::PeerId;
+use ipop_dataplane::mac_table::{MacKey, Owner};
 
 use crate::limits::Refusal;
-use crate::rpc::Message;
+use crate::rpc::{MacQuery, Message};
 
 /// Whom a message or a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,11 @@ pub enum Action {
     Message(To, Message),
     /// Send a frame as data.
     Frame(To, Vec<u8>),
+    /// Ask a peer whether a MAC still lives there, because of the claim of another (or our own). Peers know each other by
+    /// their uids, which the loop fills in.
+    MacQuery(PeerId, MacQuery, Option<PeerId>),
     /// Count and log a claim that was refused.
     Refuse(Refusal),
+    /// Log that a MAC is frozen, and where it is.
+    Frozen(MacKey, Option<Owner>),
 }

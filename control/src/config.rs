@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipop_dataplane::addr::MacAddr;
 use ipop_dataplane::datagram::MAX_WORKERS;
 use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::worker::Waiting;
@@ -41,8 +42,14 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Seconds that an answer to an ARP or ND request is good for.
     pub arp_expiry: u32,
+    /// Seconds for which an answer is used without asking again.
+    pub arp_fresh: u32,
     /// Seconds after which a MAC that sends nothing is forgotten.
     pub mac_expiry: u32,
+    /// Seconds for which a MAC stays where it is when claims on it keep losing; 0 never.
+    pub mac_freeze: u32,
+    /// MACs that never leave this side.
+    pub sticky_macs: Vec<MacAddr>,
     /// Largest number of MAC addresses in the table.
     pub max_macs: usize,
     /// Addresses that one MAC of this side may have.
@@ -128,7 +135,10 @@ impl Config {
             peers: keys.peers(listen, identity.as_ref(), defaults)?,
             identity,
             arp_expiry: keys.number("arp_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
+            arp_fresh: keys.number("arp_fresh", 5, 0..=86_400)?.unwrap_or(5) as u32,
             mac_expiry: keys.number("mac_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
+            mac_freeze: keys.number("mac_freeze", 180, 0..=86_400)?.unwrap_or(180) as u32,
+            sticky_macs: keys.sticky_macs()?,
             max_macs,
             max_addresses_per_mac: keys.addresses_per_mac()?,
             flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),

@@ -4,6 +4,7 @@ pub mod action;
 pub mod admin;
 pub mod config;
 pub mod confine;
+mod deadlines;
 pub mod gateway;
 mod json;
 pub mod keys;

@@ -1,6 +1,6 @@
 //! What this side and each peer may put into the tables, and what becomes of a claim that goes beyond.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,7 +9,9 @@ use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::claims::Claims;
 use ipop_dataplane::mac_table::Owner;
 
-/// Bounds of the tables' parts. Without any, everything is allowed.
+/// Bounds of the tables' parts, and what stays where it is.
+///
+/// A peer without an entry may claim nothing, and bring nothing: whoever forgets to say what it may has not let it do all.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     /// What each peer may claim, by its number.
@@ -20,6 +22,10 @@ pub struct Limits {
     pub local: Share,
     /// Addresses that one MAC of this side may have.
     pub addresses_per_mac: Option<usize>,
+    /// MACs that never leave this side.
+    pub sticky_macs: HashSet<MacAddr>,
+    /// For how many seconds a MAC is frozen that moves too often; 0 never.
+    pub mac_freeze_s: u32,
 }
 
 /// A part of the tables. `None`: all of it.
@@ -32,21 +38,31 @@ pub struct Share {
 }
 
 impl Limits {
+    /// No limits, for so many peers.
+    pub fn none(peers: usize) -> Limits {
+        Limits {
+            claims: vec![Claims::default(); peers].into(),
+            shares: vec![Share::default(); peers],
+            ..Limits::default()
+        }
+    }
+
     /// True if the peer may have this MAC behind it.
     pub fn allow_mac(&self, peer: PeerId, mac: MacAddr) -> bool {
-        self.claims.get(peer.index()).is_none_or(|claims| claims.allow_mac(mac))
+        self.claims.get(peer.index()).is_some_and(|claims| claims.allow_mac(mac))
     }
 
     /// True if a station behind the peer may have this address.
     pub fn allow_ip(&self, peer: PeerId, ip: IpAddr) -> bool {
-        self.claims.get(peer.index()).is_none_or(|claims| claims.allow_ip(ip))
+        self.claims.get(peer.index()).is_some_and(|claims| claims.allow_ip(ip))
     }
 
     /// What this owner may bring.
     pub fn share(&self, owner: Owner) -> Share {
+        const NOTHING: Share = Share { macs: Some(0), addresses: Some(0) };
         match owner {
             Owner::Local => self.local,
-            Owner::Peer(peer) => self.shares.get(peer.index()).copied().unwrap_or_default(),
+            Owner::Peer(peer) => self.shares.get(peer.index()).copied().unwrap_or(NOTHING),
         }
     }
 }
@@ -79,6 +95,14 @@ impl<K: Eq + Hash> Tally<K> {
         }
     }
 
+    /// Who has most.
+    pub(crate) fn largest(&self) -> Option<K>
+    where
+        K: Copy,
+    {
+        self.0.iter().max_by_key(|(_, count)| **count).map(|(key, _)| *key)
+    }
+
     /// True if there is a limit and no room below it.
     pub(crate) fn is_full(&self, key: &K, limit: Option<usize>) -> bool {
         limit.is_some_and(|limit| self.of(key) >= limit)
@@ -104,13 +128,21 @@ pub enum Reason {
     LocalAddresses,
     /// The MAC is alive on this side.
     MacIsHere,
+    /// The MAC is behind another gateway, which has been heard.
+    MacIsThere,
+    /// The MAC is frozen where it is.
+    MacFrozen,
+    /// The MAC is in "sticky_macs" of this side.
+    MacIsSticky,
     /// The address is alive on this side.
     IpIsHere,
+    /// The address is alive behind another gateway.
+    IpIsThere,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 13] = [
         Reason::MacNotAllowed,
         Reason::IpNotAllowed,
         Reason::PeerMacs,
@@ -119,7 +151,11 @@ impl Reason {
         Reason::LocalMacs,
         Reason::LocalAddresses,
         Reason::MacIsHere,
+        Reason::MacIsThere,
+        Reason::MacFrozen,
+        Reason::MacIsSticky,
         Reason::IpIsHere,
+        Reason::IpIsThere,
     ];
 
     /// The name of its counter in `ipop status`.
@@ -133,7 +169,11 @@ impl Reason {
             Reason::LocalMacs => "local_macs",
             Reason::LocalAddresses => "local_addresses",
             Reason::MacIsHere => "mac_is_here",
+            Reason::MacIsThere => "mac_is_there",
+            Reason::MacFrozen => "mac_frozen",
+            Reason::MacIsSticky => "mac_is_sticky",
             Reason::IpIsHere => "ip_is_here",
+            Reason::IpIsThere => "ip_is_there",
         }
     }
 
@@ -150,7 +190,13 @@ impl Reason {
             Reason::LocalMacs => "this side has its three quarters of the MAC table (\"max_macs\")",
             Reason::LocalAddresses => "this side has its three quarters of the ARP and ND table",
             Reason::MacIsHere => "the MAC is alive on this side",
-            Reason::IpIsHere => "the address belongs to a station that is alive on this side",
+            Reason::MacIsThere => "the MAC is alive behind another gateway",
+            Reason::MacFrozen => {
+                "the MAC is frozen where it is alive, because claims on it kept losing (\"mac_freeze\")"
+            }
+            Reason::MacIsSticky => "the MAC never leaves this side (\"sticky_macs\")",
+            Reason::IpIsHere => "duplicate address: its holder on this side is alive",
+            Reason::IpIsThere => "duplicate address: its holder behind another gateway is alive",
         }
     }
 }
@@ -166,6 +212,8 @@ pub struct Refusal {
     pub mac: MacAddr,
     /// The address, if it is about one.
     pub ip: Option<IpAddr>,
+    /// Who has the address: the MAC, and where it is.
+    pub holder: Option<(MacAddr, Owner)>,
 }
 
 #[cfg(test)]

@@ -250,6 +250,19 @@ pub struct Mac {
     pub age_s: u64,
     /// Seconds until it is forgotten.
     pub expires_in_s: u64,
+    /// Seconds for which it stays where it is, because claims on it kept losing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_s: Option<u64>,
+    /// It never leaves this side.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sticky: bool,
+}
+
+/// `ipop macs release`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Released {
+    /// Entries that were frozen and are not any more.
+    pub released: usize,
 }
 
 /// `ipop arp`.
@@ -305,8 +318,8 @@ pub struct ArpUnanswered {
     pub ip: String,
     /// How many times in a row.
     pub failures: u32,
-    /// Milliseconds until it may be asked for again.
-    pub again_in_ms: u64,
+    /// Milliseconds until that is forgotten.
+    pub forgotten_in_ms: u64,
 }
 
 /// `ipop rekey`.

@@ -28,6 +28,11 @@ impl MacAddr {
         !self.is_group() && self != Self::ZERO
     }
 
+    /// True for an address that a neighbour entry can name: a station's, or that of a group that a cluster shares.
+    pub fn is_neighbour(self) -> bool {
+        self != Self::ZERO && self != Self::BROADCAST
+    }
+
     /// True for 01:80:c2:00:00:00 to :0f, which no bridge forwards (IEEE 802.1Q-2022, table 8-1):
     /// spanning tree, pause frames, LACP, 802.1X, LLDP.
     pub fn is_bridge_reserved(self) -> bool {

@@ -1,6 +1,6 @@
 //! Where a frame goes: pure decisions on tables and headers, without any file descriptor.
 
-use crate::addr::PeerId;
+use crate::addr::{MacAddr, PeerId};
 use crate::claims::Claims;
 use crate::ending::Ending;
 use crate::mac_table::{MacEntry, MacKey, MacTable, Owner};
@@ -44,8 +44,9 @@ impl Learn {
     }
 }
 
-/// Steps (3) and (4): looks at the source, then decides by the destination. `now` in seconds renews the source's age.
-pub fn from_port(table: &MacTable, frame: &Frame<'_>, now: u32) -> (Verdict, Option<Learn>) {
+/// Steps (3) and (4): looks at the source, then decides by the destination. `now` in seconds renews the source's age. `own`
+/// is the MAC that the gateway asks stations from: what they send to it goes nowhere.
+pub fn from_port(table: &MacTable, own: MacAddr, frame: &Frame<'_>, now: u32) -> (Verdict, Option<Learn>) {
     if !frame.src.is_station() {
         return (Verdict::Drop(Ending::BadSource), None);
     }
@@ -68,6 +69,7 @@ pub fn from_port(table: &MacTable, frame: &Frame<'_>, now: u32) -> (Verdict, Opt
         match table.lookup(MacKey::new(frame.vlan, frame.dst)).map(|entry| entry.owner) {
             Some(Owner::Peer(peer)) => Verdict::Peer(peer),
             Some(Owner::Local) => Verdict::Drop(Ending::StaysLocal),
+            None if frame.dst == own => Verdict::Drop(Ending::StaysLocal),
             None => Verdict::Flood,
         }
     };
@@ -157,7 +159,7 @@ impl RateLimit {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-    use crate::addr::{MacAddr, Vlan};
+    use crate::addr::Vlan;
     use crate::mac_table::MacWriter;
     use crate::wire::ethernet::emit_header;
     use std::sync::Arc;
@@ -165,6 +167,7 @@ mod tests {
     const LOCAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const REMOTE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
     const STRANGER: MacAddr = MacAddr([2, 0, 0, 0, 0, 3]);
+    const OWN: MacAddr = MacAddr([0xfe, 0, 0, 0, 0, 9]);
     const PEER: PeerId = PeerId(5);
 
     fn table() -> (Arc<MacTable>, MacWriter) {
@@ -185,7 +188,7 @@ mod tests {
     fn out(dst: MacAddr, src: MacAddr, vlan: Vlan, ethertype: u16) -> (Verdict, bool) {
         let (table, _writer) = table();
         let bytes = frame(dst, src, vlan, ethertype);
-        let (verdict, learn) = from_port(&table, &Frame::parse(&bytes).unwrap(), 1);
+        let (verdict, learn) = from_port(&table, OWN, &Frame::parse(&bytes).unwrap(), 1);
         (verdict, learn.is_some())
     }
 
@@ -198,6 +201,7 @@ mod tests {
             (MacAddr::BROADCAST, LOCAL, untagged, ethertype::IPV4, Verdict::AllPeers, false),
             (MacAddr::BROADCAST, LOCAL, untagged, ethertype::ARP, Verdict::Control, false),
             (STRANGER, LOCAL, untagged, 0x1234, Verdict::Flood, false),
+            (OWN, LOCAL, untagged, 0x1234, Verdict::Drop(Ending::StaysLocal), false),
             (LOCAL, STRANGER, untagged, ethertype::IPV4, Verdict::Drop(Ending::StaysLocal), true),
             (REMOTE, LOCAL, Vlan::customer(10), ethertype::IPV4, Verdict::Flood, true),
             (MacAddr::BROADCAST, LOCAL, Vlan::customer(10), ethertype::ARP, Verdict::Control, true),
@@ -220,7 +224,7 @@ mod tests {
         for (operation, verdict) in [(1, Verdict::Peer(PEER)), (2, Verdict::Control)] {
             let mut bytes = frame(REMOTE, LOCAL, Vlan::UNTAGGED, ethertype::ARP);
             bytes[21] = operation;
-            assert_eq!(from_port(&table, &Frame::parse(&bytes).unwrap(), 1).0, verdict, "{operation}");
+            assert_eq!(from_port(&table, OWN, &Frame::parse(&bytes).unwrap(), 1).0, verdict, "{operation}");
         }
     }
 

@@ -39,7 +39,12 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
     let socket = underlay::bind("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
     let (_, inner) = std::os::unix::net::UnixDatagram::pair().unwrap();
     let (macs, _) = MacTable::new(16, [5, 6]);
-    let shared = Shared { macs, claims: [].into(), events: Arc::new(Events::new(Box::new(Nobody))) };
+    let shared = Shared {
+        macs,
+        own_mac: Default::default(),
+        claims: [].into(),
+        events: Arc::new(Events::new(Box::new(Nobody))),
+    };
     let config = WorkerConfig {
         lane: 0,
         workers: 1,

@@ -55,8 +55,12 @@ impl Side {
         for (mac, owner) in [(HERE, Owner::Local), (THERE, Owner::Peer(PeerId(0)))] {
             writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
         }
-        let shared =
-            Shared { macs, claims: [Default::default()].into(), events: Arc::new(Events::new(Box::new(Nobody))) };
+        let shared = Shared {
+            macs,
+            own_mac: Default::default(),
+            claims: [Default::default()].into(),
+            events: Arc::new(Events::new(Box::new(Nobody))),
+        };
         let config = WorkerConfig {
             lane: 0,
             workers: 1,

@@ -32,6 +32,8 @@ impl Config {
             shares: self.peers.iter().map(|peer| peer.share).collect(),
             local: Share { macs: three_quarters(self.max_macs), addresses: three_quarters(MAX_ENTRIES) },
             addresses_per_mac: Some(self.max_addresses_per_mac),
+            sticky_macs: self.sticky_macs.iter().copied().collect(),
+            mac_freeze_s: self.mac_freeze,
         }
     }
 }
@@ -60,12 +62,13 @@ impl Keys<'_> {
         Ok(Share { macs: Some(macs as usize), addresses: Some(addresses as usize) })
     }
 
+    /// MACs that never leave this side.
+    pub(super) fn sticky_macs(&self) -> Result<Vec<MacAddr>, ConfigError> {
+        Ok(self.list("sticky_macs", station)?.unwrap_or_default())
+    }
+
     /// What a peer may claim.
     pub(super) fn claims(&self) -> Result<Claims, ConfigError> {
-        let station = |text: &str| match text.parse::<MacAddr>() {
-            Ok(mac) if mac.is_station() => Ok(mac),
-            _ => Err("the MAC of a station is allowed, such as \"00:16:3e:00:01:04\""),
-        };
         Ok(Claims::new(self.list("allowed_macs", station)?, self.list("allowed_ips", network)?))
     }
 
@@ -84,6 +87,13 @@ impl Keys<'_> {
                 .map_err(|allowed| self.error(key, format!("has {value}; {allowed}")))
         };
         list.iter().map(entry).collect::<Result<_, _>>().map(Some)
+    }
+}
+
+fn station(text: &str) -> Result<MacAddr, &'static str> {
+    match text.parse::<MacAddr>() {
+        Ok(mac) if mac.is_station() => Ok(mac),
+        _ => Err("the MAC of a station is allowed, such as \"00:16:3e:00:01:04\""),
     }
 }
 

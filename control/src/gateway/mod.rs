@@ -222,10 +222,10 @@ impl Gateway {
         let links = links(&config, &identity);
         let limits = Arc::new(config.limits());
         let (table, writer) = MacTable::new(config.max_macs, seed);
-        let shared = Shared { macs: table, claims: limits.claims.clone(), events: events.clone() };
+        let shared = Shared { macs: table, own_mac, claims: limits.claims.clone(), events: events.clone() };
         let mut gateway = Gateway {
-            resolver: Resolver::new(identity.uid.clone(), own_mac, config.arp_expiry).with_limits(limits.clone()),
-            macs: Macs::new(writer, config.mac_expiry).with_limits(limits),
+            resolver: Resolver::new(identity.uid.clone(), own_mac, config.arp_expiry, config.arp_fresh, limits.clone()),
+            macs: Macs::new(writer, config.mac_expiry, limits),
             identity,
             epoch,
             links,
@@ -314,12 +314,13 @@ impl Gateway {
     /// How long the loop may sleep. What has come up since the last tick may want the next one sooner.
     fn until_tick(&mut self) -> Duration {
         let now_ms = self.now_ms();
-        let busy = self.resolver.is_busy(now_ms)
-            || self.macs.is_contested()
-            || !self.held.is_empty()
-            || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
+        let busy =
+            !self.held.is_empty() || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
         let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
         self.next_tick_ms = self.next_tick_ms.min(now_ms + interval);
+        for due_ms in self.resolver.next_ms().into_iter().chain(self.macs.next_ms()) {
+            self.next_tick_ms = self.next_tick_ms.min(due_ms);
+        }
         Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms))
     }
 

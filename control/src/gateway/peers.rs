@@ -7,6 +7,7 @@ use super::*;
 use crate::link::Outcome;
 use crate::link::clear::Hello;
 use crate::link::noise::Responder;
+use crate::rpc::MacQuery;
 
 impl Gateway {
     pub(super) fn take_message(&mut self, peer: PeerId, bytes: &[u8], now_ms: u64) {
@@ -29,8 +30,23 @@ impl Gateway {
             }
             message => {
                 self.remember("received", peer_name(&self.links, peer), &message);
-                self.step(now_ms, |resolver, step| resolver.from_peer(peer, &message, step));
+                let claimant = self.claimant(peer, &message);
+                let result = self.step(now_ms, |resolver, step| resolver.from_peer(peer, &message, claimant, step));
+                if let Err(ending) = result {
+                    self.counters.add(ending, 1);
+                }
             }
+        }
+    }
+
+    /// Which peer a `mac_query` is about: the one with that uid, or the one that asks.
+    fn claimant(&self, peer: PeerId, message: &Message) -> Option<PeerId> {
+        match message {
+            Message::MacQuery(MacQuery { claimant: Some(uid), .. }) => {
+                let of_uid = |link: &&Link| link.identity().is_some_and(|(own, _)| own == *uid);
+                self.links.iter().find(of_uid).map(Link::id)
+            }
+            _ => Some(peer),
         }
     }
 
@@ -144,25 +160,24 @@ impl Gateway {
                 let (uid, remote) = link.identity().unwrap_or_default();
                 let seal = link.seal(now_ms).map_or("clear text".to_owned(), |(cipher, ..)| cipher.to_string());
                 info!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
-                self.resolver.peer_came();
+                self.step(now_ms, |resolver, step| resolver.peer_came(id, step));
             }
             LinkEvent::Down(why) => {
                 warn!("peer {name} is down: {why}");
-                self.forget_peer(id);
+                self.forget_peer(id, now_ms);
             }
             LinkEvent::Restarted => {
                 info!("peer {name} has restarted");
                 // In clear text it may be down until it is heard of once more, and then comes up.
                 search_path(link, listen, now_ms);
-                self.forget_peer(id);
+                self.forget_peer(id, now_ms);
             }
         }
         self.table_changed = true;
     }
 
-    pub(super) fn forget_peer(&mut self, id: PeerId) {
-        self.macs.flush(id);
-        self.resolver.flush(id);
+    pub(super) fn forget_peer(&mut self, id: PeerId, now_ms: u64) {
+        self.step(now_ms, |resolver, step| resolver.flush(id, step));
     }
 
     /// A route that carries more than before is tried; one that carries less announces itself.

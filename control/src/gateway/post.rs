@@ -9,18 +9,18 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::port::{refusal, write_frame};
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::wire::vnet::PartialChecksum;
-use tracing::debug;
+use tracing::{debug, warn};
 use zerocopy::IntoBytes;
 
 use super::{Gateway, RPC_LOG, peer_name};
 use crate::action::{Action, To};
 use crate::link::Link;
 use crate::report::RpcMessage;
-use crate::rpc::Message;
+use crate::rpc::{MacQuery, Message};
 
 /// Messages are filled up to a multiple of this, as far as a datagram has room: most are shorter, so that what they are
 /// about does not show by their lengths.
-const MESSAGE_SIZE: usize = 256;
+const MESSAGE_SIZE: usize = 512;
 
 impl Gateway {
     pub(super) fn perform(&mut self, action: Action) {
@@ -36,9 +36,25 @@ impl Gateway {
                     self.send_message(peer, &message);
                 }
             }
+            Action::MacQuery(holder, query, claimant) => {
+                let claimant = claimant.and_then(|peer| self.links.get(peer.index())?.identity()).map(|(uid, _)| uid);
+                self.perform(Action::Message(To::Peer(holder), Message::MacQuery(MacQuery { claimant, ..query })));
+            }
             Action::Refuse(refusal) => {
                 let (place, now_ms) = (self.place(refusal.who), self.now_ms());
-                self.refusals.add(&refusal, &place, now_ms);
+                let holder = refusal.holder.map(|(mac, owner)| (mac, self.place(owner)));
+                self.refusals.add(&refusal, &place, holder, now_ms);
+            }
+            Action::Frozen(key, owner) => {
+                let place = owner.map_or("nowhere".to_owned(), |owner| self.place(owner));
+                warn!(
+                    "the MAC {} (VLAN {}) was claimed by others again and again, and is frozen where it is alive ({place}) for \
+                     {} s (\"mac_freeze\"); `ipop macs release {}` ends that",
+                    key.mac(),
+                    key.vlan(),
+                    self.config.mac_freeze,
+                    key.mac(),
+                );
             }
             Action::Frame(to, frame) => {
                 for peer in self.receivers(to) {
@@ -159,6 +175,8 @@ mod tests {
         let [mac, asker_mac] = [MacAddr([0xfe; 6]); 2];
         let (vlan, seq) = (Vlan::customer(4094), 4095);
         let target = "fd00:1111:2222:3333:4444:5555:6666:7777".parse().unwrap();
+        // A tagged neighbour advertisement.
+        let frame = || Some(vec![0; 14 + 4 + 40 + 32].into());
         let reply = Reply {
             target,
             mac,
@@ -168,11 +186,13 @@ mod tests {
             asker_mac: Some(asker_mac),
             announcement: None,
             router: false,
+            overrides: true,
+            frame: frame(),
         };
         for message in [
             Message::Bye,
             Message::MacMoved(MacMoved { mac, vlan, seq: 0 }),
-            Message::Request(Request { target, asker: Some(target), asker_mac, vlan, seq }),
+            Message::Request(Request { target, asker: Some(target), asker_mac, vlan, seq, frame: frame() }),
             Message::Reply(reply),
         ] {
             let mut records = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use ipop_dataplane::addr::MacAddr;
 use ipop_dataplane::mac_table::Owner;
 use tracing::warn;
 
@@ -30,18 +31,24 @@ impl Refusals {
     }
 
     /// Counts one, and tells an operator if it is the first for a while. `place` is the peer's name, or "local".
-    pub(super) fn add(&mut self, refusal: &Refusal, place: &str, now_ms: u64) {
+    /// `holder` has the address that it is about, and where.
+    pub(super) fn add(&mut self, refusal: &Refusal, place: &str, holder: Option<(MacAddr, String)>, now_ms: u64) {
         if !self.count(refusal, now_ms) {
             return;
         }
         let (mac, why, name) = (refusal.mac, refusal.reason.describe(), refusal.reason.name());
         let ip = refusal.ip.map_or(String::new(), |ip| format!("{ip} at "));
+        let holder = holder.map_or(String::new(), |(mac, place)| format!(" ({mac}, {place})"));
         match refusal.who {
             Owner::Local => {
-                warn!("{ip}{mac} on this side is not entered: {why}; more in the next minute are counted as {name}")
+                warn!(
+                    "{ip}{mac} on this side is not entered: {why}{holder}; more in the next minute are counted as {name}"
+                )
             }
             Owner::Peer(_) => {
-                warn!("peer {place} claims {ip}{mac}, in vain: {why}; more in the next minute are counted as {name}")
+                warn!(
+                    "peer {place} claims {ip}{mac}, in vain: {why}{holder}; more in the next minute are counted as {name}"
+                )
             }
         }
     }
@@ -55,14 +62,20 @@ impl Refusals {
 
 #[cfg(test)]
 mod tests {
-    use ipop_dataplane::addr::{MacAddr, PeerId};
+    use ipop_dataplane::addr::PeerId;
 
     use super::*;
 
     #[test]
     fn each_is_counted_and_one_a_minute_logged() {
         let mut refusals = Refusals::default();
-        let refusal = |peer, reason| Refusal { who: Owner::Peer(PeerId(peer)), reason, mac: MacAddr::ZERO, ip: None };
+        let refusal = |peer, reason| Refusal {
+            who: Owner::Peer(PeerId(peer)),
+            reason,
+            mac: MacAddr::ZERO,
+            ip: None,
+            holder: None,
+        };
         let (mac, ip) = (refusal(0, Reason::MacNotAllowed), refusal(0, Reason::IpNotAllowed));
         assert!(refusals.count(&mac, 5));
         assert!(!refusals.count(&mac, 60_004));

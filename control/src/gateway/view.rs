@@ -27,9 +27,17 @@ impl Gateway {
             "arp" => to_value(self.arp()),
             "rpc" => to_value(report::Rpc { messages: self.rpc_log.iter().cloned().collect() }),
             "rekey" => to_value(report::Rekey { asked: self.ask_for_keys() }),
-            _ => return None,
+            _ => return command.strip_prefix("macs release ").map(|mac| self.release(mac)),
         }
         .ok()
+    }
+
+    /// An operator says that a MAC is in order, so that claims on it are heard again.
+    fn release(&mut self, mac: &str) -> Value {
+        match mac.parse() {
+            Ok(mac) => serde_json::json!({ "released": self.macs.release(mac, self.now_ms()) }),
+            Err(error) => serde_json::json!({ "error": format!("\"{mac}\" is {error}") }),
+        }
     }
 
     fn status(&self) -> report::Status {
@@ -140,8 +148,7 @@ impl Gateway {
 
     fn mac_list(&self) -> report::Macs {
         let now = self.now_ms() / 1000;
-        let own = self.resolver.own_mac();
-        let mut entries: Vec<_> = self.macs.table().iter().filter(|(key, _)| key.mac() != own).collect();
+        let mut entries: Vec<_> = self.macs.table().iter().collect();
         entries.sort_by_key(|(key, _)| key.bits());
         let macs = entries.into_iter().map(|(key, entry)| {
             let age_s = now.saturating_sub(u64::from(entry.seen));
@@ -153,6 +160,8 @@ impl Gateway {
                 seq: entry.moves,
                 age_s,
                 expires_in_s: u64::from(self.config.mac_expiry).saturating_sub(age_s),
+                frozen_s: self.macs.frozen_ms(key, self.now_ms()).map(|ms| ms.div_ceil(1000)),
+                sticky: self.config.sticky_macs.contains(&key.mac()),
             }
         });
         report::Macs { macs: macs.collect() }
@@ -193,7 +202,7 @@ impl Gateway {
                     vlan: key.vlan.vid(),
                     ip: key.ip.to_string(),
                     failures: unanswered.failures,
-                    again_in_ms: unanswered.until_ms - now_ms,
+                    forgotten_in_ms: unanswered.until_ms - now_ms,
                 })
                 .collect(),
         }

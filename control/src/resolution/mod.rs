@@ -1,23 +1,37 @@
 //! ARP and neighbour discovery between gateways: requests become RPCs, answers live in a table until they expire.
 //!
-//! The table says which MAC has an address, and on whose side. The rules (RFC 9161 and the kernel's `neigh_suppress`
-//! are the checklist):
+//! The table says which MAC has an address, on whose side, who said so, and when that was last confirmed. RFC 9161 and the
+//! kernel's `neigh_suppress` are the checklist. The rules:
 //!
-//! - A request to all for an address at a peer is answered from the table. One for an address on the asker's own side is
-//!   left to its owner; if the asker repeats it, the owner may have gone, and the peers are asked; if several ask, the owner
-//!   is verified.
-//! - One for an unknown address is held back and asked of all peers, once for all who want to know. After some tries the
-//!   address counts as unanswered and is not asked for again before a back-off that doubles.
-//! - A peer that is asked puts the question to its own segment in the name of the asker. The owner's answer is kept, told
-//!   to all peers, and not forwarded; the asker's gateway gives it to everyone who asked.
-//! - A request to one station is a check whether it is alive, and goes there as it is; so does the answer.
-//! - Probes and duplicate address detection are never answered from the table, announcements are repeated everywhere.
+//! - A question to all for an address at a peer is answered from the table while the entry is *fresh*: its holder has spoken
+//!   by ARP or neighbour discovery within "arp_fresh" seconds. After a second of silence the holder's gateway is asked at the
+//!   same time (`arp_query`), and whoever has been given a wrong answer hears the right one. An entry that is *stale* is
+//!   confirmed first: the question goes to that gateway alone, and to all if it does not answer.
+//! - One for an address on the asker's own side is left to its owner; if the entry is stale, or the asker repeats itself, the
+//!   owner is verified, and the peers are asked when it is silent.
+//! - One for an unknown address is held back and asked of all peers, once for all who want to know. Stations take turns
+//!   (`questions.rs`).
+//! - A peer that is asked puts the question to its own segment as the asker has sent it. The owner's answer is kept, told to
+//!   all peers, and not forwarded; the asker's gateway gives it to everyone who asked.
+//! - A question to one station is a check whether it is alive, and goes there as it is; so does the answer.
+//! - Probes and duplicate address detection are never answered from the table, announcements are repeated everywhere as they
+//!   were made. What is more than peers can be told waits, and the last word about an address is never lost
+//!   (`announcements.rs`).
+//! - Who says that an address is at another MAC than the one known is believed as quickly as on a bridge, and the holder is
+//!   asked. If it answers, the address is a duplicate: that is logged and counted, and all who have heard the other hear the
+//!   holder (`arbitration.rs`).
+//! - An address that a peer claims unasked and of which nothing is known is first asked for in the own segment.
 //! - The owner's gateway verifies an address before the others forget it, and withdraws it when the owner is silent.
+//! - Addresses count for the station that spoke, by its Ethernet source, whatever MAC it named (`entries.rs`).
 
+mod announcements;
+mod arbitration;
 mod entries;
 mod heard;
 mod peers;
+mod questions;
 mod segment;
+mod speech;
 mod table;
 mod timers;
 
@@ -25,56 +39,66 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipop_dataplane::addr::{MacAddr, PeerId};
+use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::ending::Ending;
-use ipop_dataplane::forward::RateLimit;
+use ipop_dataplane::forward::{Learn, RateLimit};
 use ipop_dataplane::mac_table::{MacKey, Owner};
 use ipop_dataplane::wire::Frame;
 
+use self::announcements::Announcements;
+use self::arbitration::Arbitration;
+use self::entries::{Entries, Full};
+use self::heard::{Flags, Heard};
+use self::questions::Questions;
+use self::speech::{Path, Speaker};
+pub use self::table::{Entry, Key, Pending, ResolutionStats, Source, Unanswered};
+use self::table::{Verify, Word};
 use crate::action::{Action, To};
+use crate::deadlines::Deadlines;
 use crate::limits::{Limits, Reason, Refusal};
-use crate::macs::{Claim, Macs};
-use crate::rpc::{Announcement, Message, Reply, Request, Withdraw};
-use entries::{Entries, Full};
-use heard::Heard;
-use table::Remote;
-pub use table::{Entry, Key, Pending, ResolutionStats, Source, Unanswered};
+use crate::macs::{Claim, Due, Here, Macs};
+use crate::rpc::{Announcement, MAX_CARRIED, MacMoved, MacQuery, Message, Reply, Request, Withdraw};
 
-/// Time for the peers to answer before they are asked again. Longer than a peer needs to settle who has the asker's MAC
-/// after a move, shorter than the second after which hosts repeat their question (RFC 1122, 2.3.2.1).
-const RETRY_MS: u64 = 600;
-/// How often an address is asked for before it counts as unanswered.
-const TRIES: u32 = 3;
-/// The first back-off; it doubles up to the longest.
-const BACK_OFF_MS: u64 = 2000;
-const LONGEST_BACK_OFF_MS: u64 = 30_000;
 /// How long an injected question or a probe waits for its answer.
 const ANSWER_MS: u64 = 3000;
 /// A local address asked for twice within this time did not answer the first time.
 const REPEAT_MS: u64 = 3000;
-/// Between two questions to verify one address, and how many.
-const VERIFY_MS: u64 = 1000;
+/// Questions to verify one address, and the time between two: before peers forget it; because somebody asks for it; because
+/// somebody says otherwise.
 const VERIFY_TRIES: u32 = 3;
-/// The same where a peer disputes the address.
-const DISPUTE_MS: u64 = 300;
+const VERIFY_MS: u64 = 1000;
+const VERIFY_QUICKLY_MS: u64 = 100;
+/// An address that was confirmed so short ago is not asked for again because a peer wants to know.
+const JUST_NOW_MS: u64 = 200;
 /// Entries of the ARP and ND table.
 pub const MAX_ENTRIES: usize = 65_536;
 /// Bounds of what is under way. What is new and finds no place is counted as a question not asked.
 const MAX_PENDING: usize = 4096;
-const MAX_ASKERS: usize = 32;
-/// Requests to peers per second, all guests together; below what a peer takes (`MESSAGE_RATE` of the workers).
-const RPC_RATE: u64 = 2000;
-/// New questions per second of one station: one that scans must leave room for the others.
-const ASKER_RATE: u64 = 200;
-/// Stations whose rate is kept apart, and for how long after their last question.
-const MAX_RATED: usize = 1024;
-const RATED_MS: u64 = 5000;
+/// Peers that are told one by one of the end of a verification; for more of them all are told.
+const MAX_WAITING: usize = 16;
+/// Frames per second that are sent on as they are, probes apart from the rest.
+const FORWARD_RATE: u64 = 2000;
+const PROBE_RATE: u64 = 500;
+/// Questions of one peer per second that are put to the segment, each of which reaches every station in it.
+const INJECT_RATE: u64 = questions::RPC_RATE;
 
-/// Who waits for an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Asker {
-    ip: IpAddr,
-    mac: MacAddr,
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Verify(Key),
+    Pending(Key),
+    Arbitrate(Key),
+    /// Stations or announcements that wait for the rate.
+    Pump,
+}
+
+/// Questions that were put to our segment for peers.
+#[derive(Debug)]
+struct Injected {
+    /// How many answers to take for the RPC.
+    expected: u32,
+    at_ms: u64,
+    peers: Vec<PeerId>,
 }
 
 /// The table and everything that is under way.
@@ -83,23 +107,29 @@ pub struct Resolver {
     /// The address that verifications are asked from. Nothing else has it.
     own_mac: MacAddr,
     expiry_ms: u64,
+    fresh_ms: u64,
     entries: Entries,
-    pending: HashMap<Key, (Pending, Vec<Asker>)>,
-    unanswered: HashMap<Key, Unanswered>,
-    /// Questions put to our segment for a peer: how many answers to take for the RPC, and until when.
-    injected: HashMap<(Key, MacAddr), (u32, u64)>,
+    questions: Questions,
+    announcements: Announcements,
+    arbitrations: HashMap<Key, Arbitration>,
+    /// Addresses that were found to be duplicates, and until when nobody is believed without the holder having been asked.
+    duplicates: HashMap<Key, u64>,
+    /// Questions put to our segment for peers, by the MAC that is to be answered.
+    injected: HashMap<(Key, MacAddr), Injected>,
+    /// What each peer may put to the segment.
+    inject_rates: HashMap<PeerId, RateLimit>,
+    /// Peers that wait for the end of a verification.
+    waiting: HashMap<Key, Vec<PeerId>>,
     /// The last that a peer has said in the name of a MAC that is at test. No more than there are tests.
     postponed: HashMap<MacKey, (PeerId, Message)>,
     /// Probes that wait for a conflict.
     probing: HashMap<(Key, MacAddr), u64>,
-    /// When the next entry is to be verified, as of the last look.
-    verify_at_ms: u64,
-    rate: RateLimit,
-    /// What is left to each asker of the last seconds, and when it last asked; and to all who find no place there.
-    askers: HashMap<MacKey, (RateLimit, u64)>,
-    crowd: RateLimit,
-    /// Apart from the rest, so that a guest that scans does not keep others from taking over or finding duplicates.
-    announcements: RateLimit,
+    /// A station of each network behind peers, in whose name a host of that network can be asked.
+    vouchers: HashMap<(Vlan, [u8; 3]), Speaker>,
+    /// Verifications in the name of such a station: their answers are not for it.
+    vouched: HashMap<(Key, MacAddr), u64>,
+    timers: Deadlines<Timer>,
+    swept_ms: u64,
     probes: RateLimit,
     forwards: RateLimit,
     /// What happened.
@@ -127,136 +157,104 @@ impl Step<'_> {
         self.out.push(Action::Inject(frame));
     }
 
-    fn refuse(&mut self, who: Owner, reason: Reason, mac: MacAddr, ip: IpAddr) {
-        self.out.push(Action::Refuse(Refusal { who, reason, mac, ip: Some(ip) }));
+    fn refuse(&mut self, word: &Word, reason: Reason, key: Key, holder: Option<(MacAddr, Owner)>) {
+        let (who, mac) = (word.owner, word.mac);
+        self.out.push(Action::Refuse(Refusal { who, reason, mac, ip: Some(key.ip), holder }));
     }
 }
 
 impl Resolver {
-    /// An empty table. `uid` is this gateway's, `own_mac` an address that no station has.
-    pub fn new(uid: String, own_mac: MacAddr, expiry_s: u32) -> Resolver {
+    /// An empty table. `uid` is this gateway's, `own_mac` an address that no station has, `expiry_s` and `fresh_s` the
+    /// seconds for which an entry lives and for which it is used without asking.
+    pub fn new(uid: String, own_mac: MacAddr, expiry_s: u32, fresh_s: u32, limits: Arc<Limits>) -> Resolver {
         Resolver {
             uid,
             own_mac,
             expiry_ms: u64::from(expiry_s) * 1000,
-            entries: Entries::default(),
-            pending: HashMap::new(),
-            unanswered: HashMap::new(),
+            fresh_ms: u64::from(fresh_s) * 1000,
+            entries: Entries::new(limits),
+            questions: Questions::default(),
+            announcements: Announcements::default(),
+            arbitrations: HashMap::new(),
+            duplicates: HashMap::new(),
             injected: HashMap::new(),
+            inject_rates: HashMap::new(),
+            waiting: HashMap::new(),
             postponed: HashMap::new(),
             probing: HashMap::new(),
-            verify_at_ms: u64::MAX,
-            rate: RateLimit::new(RPC_RATE),
-            askers: HashMap::new(),
-            crowd: RateLimit::new(ASKER_RATE),
-            announcements: RateLimit::new(RPC_RATE / 4),
-            probes: RateLimit::new(RPC_RATE / 4),
-            forwards: RateLimit::new(RPC_RATE),
+            vouchers: HashMap::new(),
+            vouched: HashMap::new(),
+            timers: Deadlines::default(),
+            swept_ms: 0,
+            probes: RateLimit::new(PROBE_RATE),
+            forwards: RateLimit::new(FORWARD_RATE),
             stats: ResolutionStats::default(),
         }
     }
 
-    /// The same within limits.
-    #[must_use]
-    pub fn with_limits(mut self, limits: Arc<Limits>) -> Resolver {
-        self.entries.limits = limits;
-        self
-    }
-
-    /// A frame from the port that is ARP or neighbour discovery.
-    pub fn from_port(&mut self, bytes: &[u8], checksum_pending: bool, step: &mut Step<'_>) -> Result<(), Ending> {
-        let frame = Frame::parse(bytes).map_err(|_| Ending::FrameTruncated)?;
-        let heard = Heard::parse(&frame, checksum_pending)?;
-        match heard {
-            // Not ours to answer: a check whether one station is alive (workers take these for data), or another protocol.
-            Heard::Question { .. } if !frame.dst.is_group() => self.forward(&frame, checksum_pending, step),
-            Heard::Foreign => self.forward(&frame, checksum_pending, step),
-            Heard::Question { target, asker, asker_mac } => {
-                self.stats.requests_captured += 1;
-                let key = Key { vlan: frame.vlan, ip: target };
-                // Whoever asks in the name of more addresses than it may have is not listened to: peers would learn them.
-                if let Some(ip) = asker
-                    && !self.learn_local(Key { vlan: frame.vlan, ip }, asker_mac, None, Source::Request, step)
-                {
-                    return Ok(());
-                }
-                match asker {
-                    Some(ip) => self.asked(key, Asker { ip, mac: asker_mac }, step),
-                    None => self.probed(key, asker_mac, step),
-                }
-            }
-            Heard::Answer { ip, mac, router } => {
-                let key = Key { vlan: frame.vlan, ip };
-                if self.learn_local(key, mac, Some(router), Source::Reply, step) && frame.dst != self.own_mac {
-                    self.answered(key, mac, router, &frame, checksum_pending, step);
-                }
-            }
-            Heard::Announced { ip, mac, router, how } => {
-                let key = Key { vlan: frame.vlan, ip };
-                self.stats.announcements_captured += 1;
-                if self.learn_local(key, mac, Some(router), Source::Announcement, step)
-                    && self.announcements.allow(step.now_ms)
-                {
-                    self.announce(key, mac, router, None, Some(how), step);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A message from a peer.
-    pub fn from_peer(&mut self, peer: PeerId, message: &Message, step: &mut Step<'_>) {
-        match message {
-            Message::Request(request) => self.peer_asks(peer, request, step),
-            Message::Reply(reply) => self.peer_replies(peer, reply, step),
-            Message::Withdraw(withdraw) => self.peer_withdraws(peer, withdraw),
-            Message::MacMoved(moved) => {
-                self.stats.rpc_moves_received += 1;
-                let key = MacKey::new(moved.vlan, moved.mac);
-                self.claim(key, peer, moved.seq, step);
-            }
-            Message::Probe(_) | Message::ProbeReply(_) | Message::Bye => {}
-        }
-    }
-
-    /// Looks at the clock: retries, back-offs, verifications, expiry.
+    /// Does what is due: tests of MACs, arbitrations, retries, verifications, what waits for its turn, expiry.
     pub fn tick(&mut self, step: &mut Step<'_>) {
         self.decide(step);
-        self.retry(step);
-        self.verify(step);
         let now = step.now_ms;
-        let before = self.entries.len();
-        self.entries.retain(|entry| entry.expires_ms > now);
-        self.stats.expired += (before - self.entries.len()) as u64;
-        self.injected.retain(|_, (_, until)| *until > now);
-        self.probing.retain(|_, until| *until > now);
-        self.askers.retain(|_, (_, last_ms)| *last_ms + RATED_MS > now);
-        // A back-off is remembered for as long again, so that the next one is longer.
-        self.unanswered.retain(|_, u| u.until_ms + LONGEST_BACK_OFF_MS > now);
-    }
-
-    /// True if something is due within a second.
-    pub fn is_busy(&self, now_ms: u64) -> bool {
-        !self.pending.is_empty() || self.verify_at_ms < now_ms + 1000
-    }
-
-    /// A peer is gone: what is behind it is unknown now.
-    pub fn flush(&mut self, peer: PeerId) {
-        self.entries.retain(|entry| entry.owner != Owner::Peer(peer));
-        for (_, entry) in self.entries.iter_mut() {
-            entry.claim = entry.claim.filter(|claim| claim.peer != peer);
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::Verify(key) => self.verify(key, step),
+                Timer::Pending(key) => self.retry(key, step),
+                Timer::Arbitrate(key) => self.arbitrate(key, step),
+                Timer::Pump => {}
+            }
         }
+        self.pump(step);
+        if now >= self.swept_ms + 1000 {
+            self.swept_ms = now;
+            self.stats.expired += self.entries.expire(now);
+            self.injected.retain(|_, injected| injected.at_ms + ANSWER_MS > now);
+            self.probing.retain(|_, until| *until > now);
+            self.vouched.retain(|_, until| *until > now);
+            self.duplicates.retain(|_, until| *until > now);
+            self.questions.sweep(now);
+        }
+    }
+
+    /// When [`Resolver::tick`] has something to do; MACs are asked for apart.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.timers.next_ms()
+    }
+
+    /// A peer is gone: what is behind it is unknown now, and nothing of what it said counts.
+    pub fn flush(&mut self, peer: PeerId, step: &mut Step<'_>) {
+        step.macs.flush(peer, step.now_ms, step.out);
+        for key in self.entries.of_peer(peer) {
+            self.entries.remove(&key);
+        }
+        self.arbitrations.retain(|_, arbitration| !arbitration.concerns(peer));
+        self.postponed.retain(|_, (speaker, _)| *speaker != peer);
+        self.waiting.retain(|_, peers| {
+            peers.retain(|waiting| *waiting != peer);
+            !peers.is_empty()
+        });
+        self.inject_rates.remove(&peer);
+        self.questions.ask_all(peer, step.now_ms, &mut self.timers);
     }
 
     /// A peer came up: addresses that nobody answered for may be there.
-    pub fn peer_came(&mut self) {
-        self.unanswered.clear();
+    pub fn peer_came(&mut self, peer: PeerId, step: &mut Step<'_>) {
+        self.questions.forgive();
+        step.macs.introduce(peer, step.out);
     }
 
-    /// A worker met a MAC that it does not know so. Local MACs that a peer claims are asked for a sign of life.
-    pub fn learned(&mut self, learn: ipop_dataplane::forward::Learn, step: &mut Step<'_>) {
-        if step.macs.learn(learn, step.now_ms, step.out) == Some(Claim::Contested) {
-            self.ask_for_life(learn.key, step);
+    /// A worker met a MAC that it does not know so. Local MACs that a peer claims are asked for a sign of life, and so are
+    /// those of peers that turn up here.
+    pub fn learned(&mut self, learn: Learn, step: &mut Step<'_>) {
+        match learn.at {
+            Owner::Local => {
+                self.is_here(learn.key, step);
+            }
+            Owner::Peer(peer) => {
+                if step.macs.seen_at(learn.key, peer, step.now_ms, step.out) == Claim::Contested {
+                    self.ask_for_life(learn.key, step);
+                }
+            }
         }
     }
 
@@ -272,75 +270,37 @@ impl Resolver {
 
     /// Questions under way.
     pub fn pending(&self) -> impl Iterator<Item = (&Key, &Pending, usize)> {
-        self.pending.iter().map(|(key, (pending, askers))| (key, pending, askers.len()))
+        self.questions.pending()
     }
 
-    /// Addresses that are not asked for at the moment.
+    /// Addresses that nobody answered for of late.
     pub fn unanswered(&self) -> impl Iterator<Item = (&Key, &Unanswered)> {
-        self.unanswered.iter()
+        self.questions.unanswered()
     }
 
-    fn ask_peers(&mut self, key: Key, asker: Option<IpAddr>, asker_mac: MacAddr, step: &mut Step<'_>) {
-        self.stats.rpc_requests_sent += 1;
-        let seq = step.macs.moves(key.vlan, asker_mac);
-        // The asker's own entry travels with the request: peers know it from now on.
-        if let Some(ip) = asker
-            && let Some(entry) = self.entries.get_mut(&Key { vlan: key.vlan, ip })
-        {
-            entry.told_ms = Some(step.now_ms);
-        }
-        let request = Request { target: key.ip, asker, asker_mac, vlan: key.vlan, seq };
-        step.send(To::All, Message::Request(request));
-    }
-
-    fn announce(
-        &mut self,
-        key: Key,
-        mac: MacAddr,
-        router: bool,
-        asker_mac: Option<MacAddr>,
-        announcement: Option<Announcement>,
-        step: &mut Step<'_>,
-    ) {
-        if step.peers_up == 0 {
-            return;
-        }
-        self.stats.rpc_replies_sent += 1;
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.told_ms = Some(step.now_ms);
-        }
-        let seq = step.macs.moves(key.vlan, mac);
-        let (uid, vlan) = (self.uid.clone(), key.vlan);
-        let reply = Reply { target: key.ip, mac, uid, vlan, seq, asker_mac, announcement, router };
-        step.send(To::All, Message::Reply(reply));
-    }
-
-    /// A new question of one station.
-    fn may_ask(&mut self, asker: MacKey, now_ms: u64) -> bool {
-        let room = self.askers.len() < MAX_RATED;
-        let own = match self.askers.get_mut(&asker) {
-            Some((limit, last_ms)) => {
-                *last_ms = now_ms;
-                limit.allow(now_ms)
+    /// A MAC has sent a frame on this side. If it was at a peer, it is asked here too: one that answers on both sides is
+    /// on both.
+    fn is_here(&mut self, key: MacKey, step: &mut Step<'_>) {
+        match step.macs.here(key, step.now_ms, step.out) {
+            Here::Provisional => {
+                for address in self.entries.of_mac(key, 2) {
+                    self.ask_station(address, Some(key.mac()), 0, step);
+                }
             }
-            None if room => {
-                let mut limit = RateLimit::new(ASKER_RATE);
-                let allowed = limit.allow(now_ms);
-                self.askers.insert(asker, (limit, now_ms));
-                allowed
-            }
-            None => self.crowd.allow(now_ms),
-        };
-        if !own {
-            self.stats.rate_limited += 1;
+            Here::Local => step.macs.look(key, step.now_ms, step.out),
+            Here::Elsewhere => {}
         }
-        own && self.allowed(now_ms)
     }
 
-    fn allowed(&mut self, now_ms: u64) -> bool {
-        let allowed = self.rate.allow(now_ms);
-        self.stats.rate_limited += u64::from(!allowed);
-        allowed
+    /// Where a MAC is, as far as is known.
+    fn place_of(&self, vlan: Vlan, mac: MacAddr, step: &Step<'_>) -> Option<Owner> {
+        step.macs.table().lookup(MacKey::new(vlan, mac)).map(|entry| entry.owner)
+    }
+
+    /// The Ethernet source for a frame made in the name of a MAC: its own if it is behind the port's other side, so that the
+    /// bridge learns where it is; else the gateway's, so that the bridge learns nothing wrong.
+    fn source_for(&self, vlan: Vlan, mac: MacAddr, step: &Step<'_>) -> MacAddr {
+        if mac.is_station() && self.place_of(vlan, mac, step) != Some(Owner::Local) { mac } else { self.own_mac }
     }
 }
 

@@ -1,9 +1,6 @@
 //! Containers that move from one gateway to another, and peers that say so without being right.
 
-use ipop_dataplane::addr::Vlan;
-use ipop_dataplane::mac_table::MacTable;
-
-use super::tests::{Net, both};
+use super::tests::{Net, both, macs, say};
 use super::*;
 
 /// From the first word of a container to the moment when everybody must reach it, and the longest way of a message.
@@ -16,7 +13,7 @@ fn a_container_that_moves_is_known_within_a_second() {
         net.ask(0, c1);
         net.hosts[1].gateway = 2;
         net.ask(1, c0);
-        assert_eq!(net.knows(0, 1), Some(Owner::Peer(PeerId(2))), "at once where it was not");
+        assert_eq!(net.knows(0, 1), Some(Owner::Peer(PeerId(1))), "its old gateway has not been heard");
         net.advance(REACHABLE_MS);
         for gateway in [0, 1] {
             assert_eq!(net.knows(gateway, 1), Some(Owner::Peer(PeerId(2))), "{gateway}");
@@ -54,7 +51,7 @@ fn the_first_word_of_a_container_that_has_moved_is_not_lost() {
         net.hosts[3].gateway = 1;
         net.ask(0, c1);
         net.hosts[1].gateway = 2;
-        let frame = heard::announcement(c1, c1_mac, false, Announcement::Reply, Vlan::UNTAGGED);
+        let frame = say::announcement(c1, c1_mac, false, Announcement::Reply, Vlan::UNTAGGED);
         net.say(1, &frame);
         let announced = |net: &Net, host: usize| {
             let of_it = |h: &&Heard| matches!(h, Heard::Announced { mac, .. } if *mac == c1_mac);
@@ -94,7 +91,7 @@ fn a_peer_does_not_take_a_mac_that_lives_here_nor_its_address() {
         for seq in [1000, 2000, 3000, 1, 1500] {
             let message = Message::MacMoved(crate::rpc::MacMoved { mac, vlan, seq });
             for gateway in [0, 2] {
-                net.step(gateway, |resolver, step| resolver.from_peer(PeerId(1), &message, step));
+                net.step(gateway, |resolver, step| resolver.from_peer(PeerId(1), &message, None, step)).unwrap();
             }
             assert_eq!(net.knows(0, 0), Some(Owner::Local));
             net.advance(1000);
@@ -134,11 +131,11 @@ fn a_mac_that_is_on_two_sides_stays_on_both() {
 fn an_address_that_lives_here_stays_though_its_mac_is_not_in_the_table() {
     both(|mut net| {
         let local = crate::limits::Share { macs: Some(0), addresses: None };
-        let limits = Limits { local, ..Limits::default() };
-        net.gateways[0].macs = Macs::new(MacTable::new(64, [1, 2]).1, 300).with_limits(Arc::new(limits));
+        let limits = Limits { local, ..Limits::none(3) };
+        net.gateways[0].macs = macs(limits);
         let host = &net.hosts[0];
         let (ip, mac) = (host.ip, host.mac);
-        net.say(0, &heard::announcement(ip, mac, false, Announcement::Reply, Vlan::UNTAGGED));
+        net.say(0, &say::announcement(ip, mac, false, Announcement::Reply, Vlan::UNTAGGED));
         let reply = Reply {
             target: ip,
             mac,
@@ -148,8 +145,10 @@ fn an_address_that_lives_here_stays_though_its_mac_is_not_in_the_table() {
             asker_mac: None,
             announcement: None,
             router: false,
+            overrides: true,
+            frame: None,
         };
-        net.step(0, |resolver, step| resolver.from_peer(PeerId(1), &Message::Reply(reply), step));
+        net.step(0, |resolver, step| resolver.from_peer(PeerId(1), &Message::Reply(reply), None, step)).unwrap();
         assert_eq!(net.knows(0, 0), Some(Owner::Local));
         net.advance(2000);
         assert_eq!(net.knows(0, 0), Some(Owner::Local));
@@ -162,7 +161,7 @@ fn a_move_is_found_out_though_the_number_was_lost() {
         let (c0, c1) = (net.hosts[0].ip, net.hosts[1].ip);
         net.ask(0, c1);
         // Gateway 2 forgot everything, as after a restart.
-        net.gateways[2].macs = Macs::new(MacTable::new(64, [1, 2]).1, 300);
+        net.gateways[2].macs = macs(Limits::none(3));
         net.hosts[1].gateway = 2;
         net.advance(2000);
         net.ask(1, c0);

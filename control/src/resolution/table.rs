@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
-use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
+use ipop_dataplane::addr::{MacAddr, Vlan};
 use ipop_dataplane::mac_table::Owner;
 use serde::{Deserialize, Serialize};
 
+use super::heard::Flags;
+use super::speech::Speaker;
 use crate::rpc::Announcement;
 
 /// An address in a broadcast domain.
@@ -49,53 +51,81 @@ impl Source {
 /// Who has an address. Times are milliseconds of the gateway's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Whose it is.
+    /// Whose it is, by the word of ARP or neighbour discovery.
     pub mac: MacAddr,
     /// On which side.
     pub owner: Owner,
-    /// It says that it is a router (neighbour discovery only).
-    pub router: bool,
+    /// The Ethernet source of whoever said so. Where a cluster shares a MAC it is another than `mac`.
+    pub station: MacAddr,
+    /// The flags of what was said.
+    pub(super) flags: Flags,
     /// Where this is known from.
     pub source: Source,
     /// When it was learned or last confirmed.
     pub learned_ms: u64,
     /// When it is forgotten.
     pub expires_ms: u64,
+    /// Nobody on this side has it: the segment was asked. Always true of an entry of this side.
+    pub(super) checked: bool,
     /// When peers were last told of it.
     pub(super) told_ms: Option<u64>,
     /// Who asked for it last on its own side, and when.
     pub(super) asked: Option<(MacAddr, u64)>,
-    /// Being verified: questions sent, when the next is due.
-    pub(super) verify: Option<(u32, u64)>,
-    /// The peer that says otherwise.
-    pub(super) claim: Option<Remote>,
+    /// When its gateway was last asked whether it is still true.
+    pub(super) queried_ms: u64,
+    /// Being verified.
+    pub(super) verify: Option<Verify>,
+    /// A timer will look whether it is to be verified.
+    pub(super) noted: bool,
+    /// Stations that were answered from this entry of late: they hear it if it was wrong.
+    pub(super) given: Vec<(Speaker, MacAddr, u64)>,
 }
 
-/// What a peer says of an address.
+/// A station of this side is being asked whether it still has an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Remote {
-    pub(super) peer: PeerId,
+pub(super) struct Verify {
+    /// Questions sent.
+    pub(super) tries: u32,
+    /// When the next one is due.
+    pub(super) due_ms: u64,
+    /// Between two.
+    pub(super) every_ms: u64,
+}
+
+/// What somebody says of an address: the segment, or a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) owner: Owner,
     pub(super) mac: MacAddr,
-    /// Only answers say whether it is a router.
-    pub(super) router: Option<bool>,
+    pub(super) station: MacAddr,
+    /// Only answers and announcements have them.
+    pub(super) flags: Option<Flags>,
     pub(super) source: Source,
     /// Set if our segment is to hear it too.
     pub(super) announcement: Option<Announcement>,
+    /// The station's own frame.
+    pub(super) frame: Option<Box<[u8]>>,
 }
 
 impl Entry {
-    pub(super) fn new(mac: MacAddr, owner: Owner, router: bool, source: Source, now_ms: u64, expiry_ms: u64) -> Entry {
+    /// The entry that a word makes, in the place of `known`.
+    pub(super) fn of(word: &Word, known: Option<&Entry>, checked: bool, now_ms: u64, expiry_ms: u64) -> Entry {
+        let same = known.filter(|known| (known.owner, known.mac) == (word.owner, word.mac));
         Entry {
-            mac,
-            owner,
-            router,
-            source,
+            mac: word.mac,
+            owner: word.owner,
+            station: word.station,
+            flags: word.flags.or(same.map(|same| same.flags)).unwrap_or(Flags::OF_ARP),
+            source: word.source,
             learned_ms: now_ms,
             expires_ms: now_ms + expiry_ms,
-            told_ms: None,
-            asked: None,
+            checked: checked || word.owner == Owner::Local || same.is_some_and(|same| same.checked),
+            told_ms: same.and_then(|same| same.told_ms),
+            asked: known.and_then(|known| known.asked),
+            queried_ms: now_ms,
             verify: None,
-            claim: None,
+            noted: known.is_some_and(|known| known.noted),
+            given: same.map(|same| same.given.clone()).unwrap_or_default(),
         }
     }
 }
@@ -107,7 +137,7 @@ pub struct Pending {
     pub since_ms: u64,
     /// How often.
     pub tries: u32,
-    /// When it is asked again, or given up.
+    /// When something is done about it next.
     pub next_ms: u64,
 }
 
@@ -116,7 +146,7 @@ pub struct Pending {
 pub struct Unanswered {
     /// How many times in a row.
     pub failures: u32,
-    /// It is not asked for again before this.
+    /// When that is forgotten.
     pub until_ms: u64,
 }
 
@@ -133,11 +163,15 @@ pub struct ResolutionStats {
     pub left_to_owner: u64,
     /// Joined a question that was under way.
     pub joined: u64,
-    /// Not asked because of a back-off.
-    pub held_by_back_off: u64,
-    /// Not asked because no peer is up, a table is full or the rate is exceeded.
+    /// Put to the one gateway that has the address, because the entry was not fresh.
+    #[serde(default)]
+    pub confirmed: u64,
+    /// Wait for their turn: the station asks faster than peers are asked.
+    #[serde(default)]
+    pub queued: u64,
+    /// Not asked because no peer is up, or a table or queue is full.
     pub not_asked: u64,
-    /// Beyond the rate of messages that guests may cause.
+    /// Beyond the rate of frames sent on as they are, or of questions that a peer may put to our segment.
     pub rate_limited: u64,
     /// Replies from the port that answered a peer's question.
     pub replies_captured: u64,
@@ -157,7 +191,13 @@ pub struct ResolutionStats {
     pub rpc_withdraws_sent: u64,
     /// `arp_withdraw`, `nd_withdraw` received.
     pub rpc_withdraws_received: u64,
-    /// `mac_moved` received.
+    /// `arp_query`, `nd_query` sent.
+    #[serde(default)]
+    pub rpc_queries_sent: u64,
+    /// `arp_query`, `nd_query` received.
+    #[serde(default)]
+    pub rpc_queries_received: u64,
+    /// `mac_moved`, `mac_released`, `mac_query` received.
     pub rpc_moves_received: u64,
     /// Requests of peers put to our segment.
     pub requests_injected: u64,
@@ -179,8 +219,14 @@ pub struct ResolutionStats {
     pub expired: u64,
     /// Addresses that came here from a peer, or changed their MAC here.
     pub moved: u64,
-    /// Addresses that a peer claims for another MAC than the one here.
+    /// Addresses that somebody claims for another MAC than the one known; their holders are asked.
     pub conflicts: u64,
+    /// Of these, those whose holder is alive: two stations have the same address, or one lies.
+    #[serde(default)]
+    pub duplicates: u64,
+    /// The truth about an address told to a segment that had heard something else.
+    #[serde(default)]
+    pub corrections: u64,
     /// Not entered because the table is full.
     pub table_full: u64,
 }

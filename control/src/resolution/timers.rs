@@ -1,86 +1,99 @@
-//! What time does: retries, back-offs, verification.
+//! Stations of this side that are asked whether they still have an address.
 
 use super::*;
 
 impl Resolver {
-    pub(super) fn retry(&mut self, step: &mut Step<'_>) {
+    /// A question of the gateway's own: to one MAC, or to all. One that is repeated is asked in the name of a station behind a
+    /// peer, if one is known.
+    pub(super) fn ask_station(&mut self, key: Key, mac: Option<MacAddr>, asked: u32, step: &mut Step<'_>) {
+        self.stats.verifications += 1;
+        let voucher = match (key.ip, mac) {
+            (IpAddr::V4(ip), Some(_)) if asked % 2 == 1 => {
+                let [a, b, c, _] = ip.octets();
+                self.vouchers.get(&(key.vlan, [a, b, c])).copied()
+            }
+            _ => None,
+        };
+        let voucher = voucher.filter(|voucher| {
+            voucher.ip != Some(key.ip) && matches!(self.place_of(key.vlan, voucher.mac, step), Some(Owner::Peer(_)))
+        });
+        let frame = match (voucher, mac) {
+            (Some(voucher), Some(mac)) if self.vouched.len() < MAX_PENDING => {
+                self.vouched.insert((key, voucher.mac), step.now_ms + ANSWER_MS);
+                let mut frame = speech::question(key.ip, voucher, voucher.mac, key.vlan);
+                if let Some(dst) = frame.get_mut(..6) {
+                    dst.copy_from_slice(&mac.0);
+                }
+                frame
+            }
+            _ => speech::own_question(key.ip, mac, self.own_mac, key.vlan),
+        };
+        step.inject(frame);
+    }
+
+    /// Begins to verify an address of this side, or hurries.
+    pub(super) fn start_verification(&mut self, key: Key, every_ms: u64, step: &mut Step<'_>) {
         let now = step.now_ms;
-        let due: Vec<Key> = self.pending.iter().filter(|(_, (p, _))| p.next_ms <= now).map(|(k, _)| *k).collect();
-        for key in due {
-            let again = self.pending.get(&key).is_some_and(|(pending, _)| pending.tries < TRIES);
-            if again && !self.allowed(now) {
-                // Its time stays in the past: it is asked for as soon as the rate allows.
-                break;
-            }
-            let Some((pending, askers)) = self.pending.get_mut(&key) else { continue };
-            if again {
-                pending.tries += 1;
-                pending.next_ms = now + RETRY_MS;
-                if let Some(asker) = askers.first().copied() {
-                    self.ask_peers(key, Some(asker.ip), asker.mac, step);
-                }
-                continue;
-            }
-            self.pending.remove(&key);
-            self.stats.unanswered += 1;
-            let failures = self.unanswered.get(&key).map_or(0, |u| u.failures) + 1;
-            let wait = (BACK_OFF_MS << (failures - 1).min(8)).min(LONGEST_BACK_OFF_MS);
-            if self.unanswered.len() < MAX_PENDING {
-                self.unanswered.insert(key, Unanswered { failures, until_ms: now + wait });
-            }
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.owner == Owner::Local) else { return };
+        if entry.verify.is_none_or(|verify| verify.every_ms > every_ms) {
+            entry.verify = Some(Verify { tries: 0, due_ms: now, every_ms });
+            self.verify(key, step);
         }
     }
 
-    /// Verifies local addresses that peers know, before they forget them, and those that a peer disputes.
-    pub(super) fn verify(&mut self, step: &mut Step<'_>) {
-        let (now, expiry, own_mac) = (step.now_ms, self.expiry_ms, self.own_mac);
-        let mut silent = Vec::new();
-        self.verify_at_ms = u64::MAX;
-        for (key, entry) in self.entries.iter_mut() {
-            if entry.owner != Owner::Local {
-                continue;
-            }
-            // Half-way, so that a withdrawal comes before the entries at the peers have expired by themselves.
-            let begin = entry.expires_ms - expiry / 2;
-            let known_to_peers = entry.told_ms.is_some_and(|told| begin < told + expiry);
-            if entry.verify.is_none() && known_to_peers {
-                if now >= begin {
-                    entry.verify = Some((0, now));
-                } else {
-                    self.verify_at_ms = self.verify_at_ms.min(begin);
-                }
-            }
-            let Some((tries, due)) = &mut entry.verify else { continue };
-            if now >= *due {
-                if *tries == VERIFY_TRIES {
-                    silent.push(*key);
-                    continue;
-                }
-                *tries += 1;
-                *due = now + if entry.claim.is_some() { DISPUTE_MS } else { VERIFY_MS }.min(expiry / 16);
-                self.stats.verifications += 1;
-                // Hosts verify the one who asked; what they send to it ends here.
-                step.macs.reserve(MacKey::new(key.vlan, own_mac));
-                step.out.push(Action::Inject(heard::verification(key.ip, entry.mac, own_mac, key.vlan)));
-            }
-            self.verify_at_ms = self.verify_at_ms.min(*due);
+    /// Verifies a local address that peers know, before they forget it, and those that somebody asks for.
+    pub(super) fn verify(&mut self, key: Key, step: &mut Step<'_>) {
+        let (now, expiry) = (step.now_ms, self.expiry_ms);
+        let Some(entry) = self.entries.get_mut(&key) else { return };
+        entry.noted = false;
+        if entry.owner != Owner::Local {
+            return;
         }
-        for key in silent {
-            self.gone(key, step);
+        // Half-way, so that a withdrawal comes before the entries at the peers have expired by themselves.
+        let begin = entry.expires_ms.saturating_sub(expiry / 2);
+        let known_to_peers = entry.told_ms.is_some_and(|told| begin < told + expiry);
+        if entry.verify.is_none() {
+            if !known_to_peers {
+                return;
+            }
+            if now < begin {
+                entry.noted = true;
+                return self.timers.push(begin, Timer::Verify(key));
+            }
+            entry.verify = Some(Verify { tries: 0, due_ms: now, every_ms: VERIFY_MS.min(expiry / 16).max(1) });
         }
+        let Some(verify) = &mut entry.verify else { return };
+        if now < verify.due_ms {
+            entry.noted = true;
+            return self.timers.push(verify.due_ms, Timer::Verify(key));
+        }
+        if verify.tries == VERIFY_TRIES {
+            return self.gone(key, step);
+        }
+        let asked = verify.tries;
+        verify.tries += 1;
+        verify.due_ms = now + verify.every_ms;
+        entry.noted = true;
+        self.timers.push(verify.due_ms, Timer::Verify(key));
+        let mac = entry.mac;
+        self.ask_station(key, Some(mac), asked, step);
     }
 
-    /// The local owner of an address is silent: who disputes it gets it, and peers that know it forget it.
-    pub(super) fn gone(&mut self, key: Key, step: &mut Step<'_>) {
+    /// The local owner of an address is silent: peers that know it forget it, and it is looked for elsewhere.
+    fn gone(&mut self, key: Key, step: &mut Step<'_>) {
         let Some(entry) = self.entries.remove(&key) else { return };
         self.stats.gone += 1;
-        match entry.claim {
-            Some(said) => self.hand_over(key, said, step),
-            None if entry.told_ms.is_some() => {
+        let waiting = self.waiting.remove(&key).unwrap_or_default();
+        let withdraw = Message::Withdraw(Withdraw { target: key.ip, mac: entry.mac, vlan: key.vlan });
+        if entry.told_ms.is_some() {
+            self.stats.rpc_withdraws_sent += 1;
+            step.send(To::All, withdraw);
+        } else {
+            for peer in waiting {
                 self.stats.rpc_withdraws_sent += 1;
-                step.send(To::All, Message::Withdraw(Withdraw { target: key.ip, mac: entry.mac, vlan: key.vlan }));
+                step.send(To::Peer(peer), withdraw.clone());
             }
-            None => {}
         }
+        self.questions.hurry(&key, step.now_ms, &mut self.timers);
     }
 }

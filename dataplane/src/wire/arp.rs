@@ -40,7 +40,7 @@ pub enum Operation {
 pub struct Arp {
     /// Request or reply.
     pub operation: Operation,
-    /// Hardware address of the sender, always a station's.
+    /// Hardware address of the sender. Clusters name one that they share, which may be a group's.
     pub sender_mac: MacAddr,
     /// Address of the sender; unspecified in a probe.
     pub sender_ip: Ipv4Addr,
@@ -83,7 +83,7 @@ impl Arp {
         // A reply to a probe has no target address (RFC 5227, 2.1.1: the prober's is 0.0.0.0).
         let target_ok = is_host(arp.target_ip) || (operation == Operation::Reply && arp.target_ip.is_unspecified());
         let sender_ok = is_host(arp.sender_ip) || (operation == Operation::Request && arp.sender_ip.is_unspecified());
-        if !arp.sender_mac.is_station() || !target_ok || !sender_ok {
+        if !arp.sender_mac.is_neighbour() || !target_ok || !sender_ok {
             return Err(ArpError::Malformed);
         }
         Ok(arp)
@@ -188,6 +188,9 @@ mod tests {
                 "{arp:?}"
             );
         }
+        let cluster = Arp { sender_mac: MacAddr([3, 0xbf, 10, 0, 3, 99]), ..request() };
+        let bytes = cluster.to_frame(MacAddr::BROADCAST, ASKER, Vlan::UNTAGGED);
+        assert_eq!(parse(&bytes), Ok(cluster), "MS NLB in multicast mode");
         let probe = Arp { sender_ip: Ipv4Addr::UNSPECIFIED, ..request() };
         assert!(parse(&probe.to_frame(MacAddr::BROADCAST, ASKER, Vlan::UNTAGGED)).is_ok());
     }

@@ -179,7 +179,7 @@ fn link_layer_option(mut options: &[u8], wanted: u8) -> Result<Option<MacAddr>, 
         let option = options.get(..len).ok_or(NdMalformed)?;
         if kind == wanted && len == 8 && found.is_none() {
             let mac = MacAddr([option[2], option[3], option[4], option[5], option[6], option[7]]);
-            if !mac.is_station() {
+            if !mac.is_neighbour() {
                 return Err(NdMalformed);
             }
             found = Some(mac);

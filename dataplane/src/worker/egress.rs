@@ -132,9 +132,9 @@ impl Egress {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
-        let (verdict, learn) = forward::from_port(&context.macs, &parcel.frame, context.now.seconds());
+        let (verdict, learn) = forward::from_port(&context.macs, context.own_mac, &parcel.frame, context.now.seconds());
         if let Some(learn) = learn {
-            let _ = context.news.learn(learn, context.now);
+            context.news.learn(learn, context.now);
         }
         if verdict == Verdict::Control {
             // Too large for an event, so no ARP and no neighbour's message that anyone would send.

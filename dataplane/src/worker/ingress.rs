@@ -486,10 +486,8 @@ fn check_frame(
     }
     let claims = claims.get(peer.index()).ok_or(Ending::SessionUnknown)?;
     let (verdict, learn) = forward::from_peer(macs, claims, &frame, peer, now.seconds());
-    match learn {
-        Some(learn) if verdict.is_ok() && learn.known.is_some() => news.learn_move(learn, now, macs),
-        Some(learn) => drop(news.learn(learn, now)),
-        None => {}
+    if let Some(learn) = learn {
+        news.learn(learn, now);
     }
     verdict
 }

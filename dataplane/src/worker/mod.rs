@@ -18,6 +18,7 @@ use std::time::Instant;
 use crossbeam::utils::CachePadded;
 use nix::sys::eventfd::EventFd;
 
+use crate::addr::MacAddr;
 use crate::claims::Claims;
 use crate::ending::{Counters, Ending, PeerCounters};
 use crate::event::{Event, Events};
@@ -118,6 +119,8 @@ pub struct Worker {
 pub struct Shared {
     /// The MAC table.
     pub macs: Arc<MacTable>,
+    /// The MAC that the gateway asks stations from.
+    pub own_mac: MacAddr,
     /// What each peer may claim, by its number.
     pub claims: Arc<[Claims]>,
     /// The queue to the control thread.
@@ -236,6 +239,7 @@ struct Context<'a> {
     ring: Ring,
     port: std::os::fd::BorrowedFd<'a>,
     macs: Arc<MacTable>,
+    own_mac: MacAddr,
     claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
@@ -277,6 +281,7 @@ impl<'a> State<'a> {
                 ring,
                 port,
                 macs: shared.macs,
+                own_mac: shared.own_mac,
                 claims: shared.claims,
                 table,
                 stats,

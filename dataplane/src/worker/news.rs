@@ -1,17 +1,16 @@
 //! What a worker tells the control thread, and how often.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use super::{Now, WorkerStats};
 use crate::ending::bump;
 use crate::event::{Event, Events};
 use crate::forward::{Learn, RateLimit};
-use crate::mac_table::MacTable;
 
-/// How long a worker waits for the control thread to enter a move, and how often in a second: 2 % of its time at most.
-const MOVE_PATIENCE: Duration = Duration::from_millis(2);
-const MOVE_RATE: u64 = 10;
+/// One source is told of again after so long: of one that is new, since the control thread may have had no room for it; of
+/// one that is elsewhere, since it may be two that take turns.
+const NEW_AGAIN_MS: u64 = 1000;
+const MOVED_AGAIN_MS: u64 = 20;
 
 /// Sources per second that a worker tells of, the new and the moved each, and how often in a second it wakes the control
 /// thread for new ones. A guest that makes up MACs must not take the core from known traffic, nor keep the table from
@@ -28,10 +27,8 @@ pub(super) struct News {
     /// Of MACs that the table does not have, and of those that it has elsewhere.
     learns: [RateLimit; 2],
     learn_wakes: RateLimit,
-    moves: RateLimit,
-    /// Learn events of this second, by hash: a burst of frames from a new MAC is one event, not one each.
-    recent: [u64; 256],
-    recent_second: u32,
+    /// What was told of late and when, by hash: a burst of frames from a new MAC is one event, not one each.
+    recent: [(u64, u64); 256],
 }
 
 impl News {
@@ -43,9 +40,7 @@ impl News {
             learn_pending: false,
             learns: [(); 2].map(|()| RateLimit::new(LEARN_RATE)),
             learn_wakes: RateLimit::new(LEARN_WAKE_RATE),
-            moves: RateLimit::new(MOVE_RATE),
-            recent: [0; 256],
-            recent_second: 0,
+            recent: [(0, 0); 256],
         }
     }
 
@@ -54,42 +49,20 @@ impl News {
         self.events.push(event)
     }
 
-    /// False if this was told before, or could not be told.
-    pub(super) fn learn(&mut self, learn: Learn, now: Now) -> bool {
-        if self.recent_second != now.seconds() {
-            self.recent_second = now.seconds();
-            self.recent.fill(0);
-        }
-        let mark = learn.mark();
+    /// Tells of a source, unless that was done just now.
+    pub(super) fn learn(&mut self, learn: Learn, now: Now) {
+        let (mark, moved) = (learn.mark(), learn.known.is_some());
         let place = &mut self.recent[(mark >> 56) as usize];
-        if *place == mark {
-            return false;
+        let again = if moved { MOVED_AGAIN_MS } else { NEW_AGAIN_MS };
+        if place.0 == mark && now.ms - place.1 < again {
+            return;
         }
-        *place = mark;
-        let moved = learn.known.is_some();
-        let told = self.learns[usize::from(moved)].allow(now.ms) && self.events.push_learn(learn);
-        if told {
+        if self.learns[usize::from(moved)].allow(now.ms) && self.events.push_learn(learn) {
+            *place = (mark, now.ms);
             self.pending |= moved;
             self.learn_pending = true;
         } else {
             bump(&self.stats.learn_lost, 1);
-            *place = 0;
-        }
-        told
-    }
-
-    /// Tells of a MAC that has moved from one peer to another, and waits a moment until the table has it: the answer to
-    /// the frame at hand can be back at once, and would go to where the MAC was. Rare, and kept so; nothing is
-    /// overtaken meanwhile.
-    pub(super) fn learn_move(&mut self, learn: Learn, now: Now, macs: &MacTable) {
-        if !self.learn(learn, now) || !self.moves.allow(now.ms) {
-            return;
-        }
-        self.signal(now);
-        let begin = Instant::now();
-        while begin.elapsed() < MOVE_PATIENCE && macs.lookup(learn.key).map(|entry| entry.owner) != Some(learn.at) {
-            // The control thread may want this very core.
-            std::thread::yield_now();
         }
     }
 
@@ -135,11 +108,11 @@ mod tests {
         let events = Arc::new(Events::new(Box::new(CountWakes(wakes.clone()))));
         let stats = Arc::new(WorkerStats::new(1));
         let mut news = News::new(events.clone(), stats.clone());
-        let (mut told, mut found) = (0, 0);
+        let mut found = 0;
         // 200 000 MACs in two seconds, in batches of a millisecond.
         for ms in 0..2000 {
             for frame in 0..100 {
-                told += usize::from(news.learn(learn(1 + ms * 100 + frame, None), Now { ms }));
+                news.learn(learn(1 + ms * 100 + frame, None), Now { ms });
             }
             let before = wakes.load(Relaxed);
             news.signal(Now { ms });
@@ -147,27 +120,35 @@ mod tests {
                 found += taken(&events);
             }
         }
+        found += taken(&events);
+        let told = 200_000 - stats.learn_lost.load(Relaxed) as usize;
+        assert_eq!(told, found, "what was told is found");
         let (rate, wake_rate) = (LEARN_RATE as usize, LEARN_WAKE_RATE as usize);
         assert!((2 * rate..=2 * rate + rate / 4).contains(&told), "{told} told");
         let woken = wakes.load(Relaxed);
         assert!((2 * wake_rate - 1..=2 * wake_rate + wake_rate / 4).contains(&woken), "{woken} wake-ups");
-        assert_eq!(stats.learn_lost.load(Relaxed) as usize, 200_000 - told);
-        assert_eq!(told, found + taken(&events), "what was told is found");
         // In the middle of it one moves here from elsewhere.
         let known = Some(MacEntry { owner: Owner::Peer(crate::addr::PeerId(0)), moves: 0, seen: 0 });
-        assert!(news.learn(learn(7, known), Now { ms: 1999 }));
+        news.learn(learn(7, known), Now { ms: 1999 });
         news.signal(Now { ms: 1999 });
         assert_eq!((wakes.load(Relaxed) - woken, taken(&events)), (1, 1));
     }
 
+    /// Once a second while it is new; again and again while it is elsewhere, for then the last word counts.
     #[test]
-    fn one_new_mac_is_told_once_a_second_and_at_once() {
+    fn one_mac_is_told_at_once_and_again() {
         let wakes = Arc::new(AtomicUsize::new(0));
         let events = Arc::new(Events::new(Box::new(CountWakes(wakes.clone()))));
         let mut news = News::new(events.clone(), Arc::new(WorkerStats::new(1)));
-        let told = (0..100).filter(|_| news.learn(learn(1, None), Now { ms: 5 })).count();
+        (0..100).for_each(|_| news.learn(learn(1, None), Now { ms: 5 }));
         news.signal(Now { ms: 5 });
-        assert_eq!((told, wakes.load(Relaxed), taken(&events)), (1, 1, 1));
-        assert!(news.learn(learn(1, None), Now { ms: 1005 }), "the control thread may have had no room for it");
+        assert_eq!((wakes.load(Relaxed), taken(&events)), (1, 1));
+        news.learn(learn(1, None), Now { ms: 1004 });
+        assert_eq!(taken(&events), 0);
+        news.learn(learn(1, None), Now { ms: 1005 });
+        assert_eq!(taken(&events), 1, "the control thread may have had no room for it");
+        let known = Some(MacEntry { owner: Owner::Peer(crate::addr::PeerId(0)), moves: 0, seen: 0 });
+        (2000..2100).for_each(|ms| news.learn(learn(1, known), Now { ms }));
+        assert_eq!(taken(&events), 5);
     }
 }

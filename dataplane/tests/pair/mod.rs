@@ -132,7 +132,8 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             udp_gso,
             zero_copy: true,
         };
-        let shared = Shared { macs, claims: [Claims::default()].into(), events: events.clone() };
+        let shared =
+            Shared { macs, own_mac: Default::default(), claims: [Claims::default()].into(), events: events.clone() };
         let table = Arc::new(PeerTable::new(vec![view], None));
         let underlay = Underlay { listen: socket, sources };
         let worker = Worker::spawn(config, inner, underlay, shared, table.clone(), || Ok(()));

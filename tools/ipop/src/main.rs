@@ -42,7 +42,7 @@ enum Command {
     /// Show the other gateways: state, path MTU, traffic.
     Peers(Query),
     /// Show which MAC address is where.
-    Macs(Query),
+    Macs(MacsArgs),
     /// Show the ARP and neighbour discovery table.
     Arp(Query),
     /// Show the last messages exchanged with peers.
@@ -78,6 +78,26 @@ struct KeygenArgs {
 }
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct MacsArgs {
+    #[command(subcommand)]
+    action: Option<MacsAction>,
+    #[command(flatten)]
+    query: Query,
+}
+
+#[derive(Subcommand)]
+enum MacsAction {
+    /// Hear claims again on a MAC address that is frozen where it is.
+    Release {
+        /// The MAC address, in whatever VLAN.
+        mac: String,
+        #[command(flatten)]
+        query: Query,
+    },
+}
+
+#[derive(Args)]
 struct Query {
     /// As JSON, for programs.
     #[arg(long)]
@@ -95,7 +115,10 @@ fn main() -> ExitCode {
         Command::Pubkey { file } => pubkey(&file),
         Command::Status(query) => show(&query, "status", show::status),
         Command::Peers(query) => show(&query, "peers", show::peers),
-        Command::Macs(query) => show(&query, "macs", show::macs),
+        Command::Macs(MacsArgs { action: None, query }) => show(&query, "macs", show::macs),
+        Command::Macs(MacsArgs { action: Some(MacsAction::Release { mac, query }), .. }) => {
+            show(&query, &format!("macs release {mac}"), show::released)
+        }
         Command::Arp(query) => show(&query, "arp", show::arp),
         Command::Rpc(query) => show(&query, "rpc", show::rpc),
         Command::Metrics { socket } => metrics(&socket),

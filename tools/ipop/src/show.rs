@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ipop_control::report::{
-    Arp, Confinement, Feature, Macs, Peers, PortKind, PortStatus, Rekey, Rpc, Status, WorkerStatus, drop_reason,
-    refusal_reason,
+    Arp, Confinement, Feature, Macs, Peers, PortKind, PortStatus, Rekey, Released, Rpc, Status, WorkerStatus,
+    drop_reason, refusal_reason,
 };
 
 /// `ipop status`.
@@ -154,9 +154,23 @@ pub(crate) fn rekey(report: &Rekey) -> String {
 pub(crate) fn macs(report: &Macs) -> String {
     let rows = report.macs.iter().map(|m| {
         let vlan = format!("{}{}", if m.service { "s" } else { "" }, m.vlan);
-        vec![vlan, m.mac.clone(), m.place.clone(), m.seq.to_string(), duration(m.age_s), duration(m.expires_in_s)]
+        let note = match m.frozen_s {
+            Some(left) => format!("frozen for {}", duration(left)),
+            None if m.sticky => "sticky".to_owned(),
+            None => String::new(),
+        };
+        let (age, left) = (duration(m.age_s), duration(m.expires_in_s));
+        vec![vlan, m.mac.clone(), m.place.clone(), m.seq.to_string(), age, left, note]
     });
-    table(&["VLAN", "MAC", "WHERE", "MOVES", "SEEN AGO", "EXPIRES IN"], rows.collect(), "no MAC has been seen yet")
+    table(&["VLAN", "MAC", "WHERE", "MOVES", "SEEN AGO", "EXPIRES IN", ""], rows.collect(), "no MAC has been seen yet")
+}
+
+/// `ipop macs release`.
+pub(crate) fn released(report: &Released) -> String {
+    match report.released {
+        0 => "that MAC address is not frozen\n".to_owned(),
+        _ => "claims on that MAC address are heard again\n".to_owned(),
+    }
 }
 
 /// `ipop arp`.
@@ -181,16 +195,9 @@ pub(crate) fn arp(report: &Arp) -> String {
         }
     }
     if !report.unanswered.is_empty() {
-        out.push_str("\nunanswered, not asked for at the moment\n");
+        out.push_str("\nnobody answers for\n");
         for u in &report.unanswered {
-            let again = u.again_in_ms.div_ceil(1000);
-            out.push_str(&format!(
-                "  {} (VLAN {}): {} times, again in {}\n",
-                u.ip,
-                u.vlan,
-                u.failures,
-                duration(again)
-            ));
+            out.push_str(&format!("  {} (VLAN {}): asked in vain {} times\n", u.ip, u.vlan, u.failures));
         }
     }
     out
