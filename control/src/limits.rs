@@ -195,8 +195,8 @@ impl Reason {
                 "the MAC is frozen where it is alive, because claims on it kept losing (\"mac_freeze\")"
             }
             Reason::MacIsSticky => "the MAC never leaves this side (\"sticky_macs\")",
-            Reason::IpIsHere => "duplicate address: its holder on this side is alive",
-            Reason::IpIsThere => "duplicate address: its holder behind another gateway is alive",
+            Reason::IpIsHere => "duplicate address: its holder is alive on this side",
+            Reason::IpIsThere => "duplicate address: its holder is alive behind another gateway",
         }
     }
 }

@@ -133,6 +133,7 @@ impl Resolver {
         let waits = old.is_none() || self.duplicates.contains_key(&key) || local && new.owner != Owner::Local;
         let running = self.arbitrations.get(&key).map(|arbitration| (arbitration.asked, arbitration.since_ms));
         if self.arbitrations.len() >= MAX_ARBITRATIONS && running.is_none() {
+            self.stats.rate_limited += 1;
             return if waits { Learned::Waits } else { self.enter(key, &new, true, step) };
         }
         let learned = if waits { Learned::Waits } else { self.enter(key, &new, true, step) };

@@ -4,8 +4,8 @@
 //! kernel's `neigh_suppress` are the checklist. The rules:
 //!
 //! - A question to all for an address at a peer is answered from the table while the entry is *fresh*: its holder has spoken
-//!   by ARP or neighbour discovery within "arp_fresh" seconds. After a second of silence the holder's gateway is asked at the
-//!   same time (`arp_query`), and whoever has been given a wrong answer hears the right one. An entry that is *stale* is
+//!   by ARP or neighbour discovery within "arp_fresh" seconds. After three seconds of silence the holder's gateway is asked
+//!   whether that is still true (`arp_query`), and whoever has been given a wrong answer hears the right one. An entry that is *stale* is
 //!   confirmed first: the question goes to that gateway alone, and to all if it does not answer.
 //! - One for an address on the asker's own side is left to its owner; if the entry is stale, or the asker repeats itself, the
 //!   owner is verified, and the peers are asked when it is silent.
@@ -68,6 +68,8 @@ const REPEAT_MS: u64 = 3000;
 const VERIFY_TRIES: u32 = 3;
 const VERIFY_MS: u64 = 1000;
 const VERIFY_QUICKLY_MS: u64 = 100;
+/// How long a station may take to answer the question of a peer before it is asked by its gateway.
+const PATIENCE_MS: u64 = 150;
 /// An address that was confirmed so short ago is not asked for again because a peer wants to know.
 const JUST_NOW_MS: u64 = 200;
 /// Entries of the ARP and ND table.
@@ -86,6 +88,7 @@ const INJECT_RATE: u64 = questions::RPC_RATE;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Verify(Key),
+    Confirm(Key),
     Pending(Key),
     Arbitrate(Key),
     /// Stations or announcements that wait for the rate.
@@ -199,6 +202,7 @@ impl Resolver {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::Verify(key) => self.verify(key, step),
+                Timer::Confirm(key) => self.confirm(key, step),
                 Timer::Pending(key) => self.retry(key, step),
                 Timer::Arbitrate(key) => self.arbitrate(key, step),
                 Timer::Pump => {}

@@ -147,12 +147,9 @@ impl Resolver {
         let frame = frame.map_or_else(made, <[u8]>::to_vec);
         step.inject(frame);
         // If the station that is known does not answer, its address goes to whoever does, and peers hear that it is gone.
-        if self
-            .entries
-            .get(&key)
-            .is_some_and(|entry| entry.owner == Owner::Local && entry.learned_ms + JUST_NOW_MS < now)
-        {
-            self.start_verification(key, VERIFY_QUICKLY_MS, step);
+        let old = |entry: &Entry| entry.owner == Owner::Local && entry.learned_ms + JUST_NOW_MS < now;
+        if asker.ip.is_some() && self.entries.get(&key).is_some_and(old) {
+            self.start_verification(key, PATIENCE_MS, step);
         }
     }
 
@@ -263,7 +260,7 @@ impl Resolver {
                 if peers.len() <= MAX_WAITING && !peers.contains(&peer) {
                     peers.push(peer);
                 }
-                self.start_verification(key, VERIFY_QUICKLY_MS, step);
+                self.start_verification(key, 0, step);
             }
         }
     }

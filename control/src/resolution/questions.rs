@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use ipop_dataplane::mac_table::MacEntry;
+
 use super::*;
 
 /// Time for the peers to answer before they are asked again, once, in case something was lost.
@@ -21,6 +23,8 @@ pub(super) const ASKER_RATE: u64 = 500;
 /// Questions of one station that wait; it repeats what finds no place.
 const MAX_WAITING: usize = 1024;
 const MAX_ASKERS: usize = 32;
+/// The silence of a holder after which its gateway is asked whether what was told from the table is still true.
+const QUIET_MS: u64 = 3000;
 /// Between two looks at what waits.
 const PUMP_MS: u64 = 10;
 
@@ -53,6 +57,8 @@ struct Question {
     stage: Stage,
     /// When it last began to wait for its turn.
     queued_ms: u64,
+    /// It has been repeated, or is not to be.
+    repeated: bool,
     askers: Vec<Asker>,
     /// As the first of them has asked.
     frame: Option<Box<[u8]>>,
@@ -160,10 +166,15 @@ impl Resolver {
             Some(entry) => {
                 let age_ms = now - entry.learned_ms;
                 match entry.owner {
-                    Owner::Peer(peer) if age_ms <= self.fresh_ms && !self.arbitrations.contains_key(&key) => {
-                        return self.answer_locally(key, asker, peer, step);
+                    Owner::Peer(_) if age_ms <= self.fresh_ms => {
+                        return self.answer_locally(key, asker, step);
                     }
-                    Owner::Peer(peer) => Stage::Holder(peer),
+                    Owner::Peer(peer) => {
+                        Stage::Holder(match step.macs.table().lookup(MacKey::new(key.vlan, entry.mac)) {
+                            Some(MacEntry { owner: Owner::Peer(holder), .. }) => holder,
+                            _ => peer,
+                        })
+                    }
                     Owner::Local => {
                         let before = entry.asked.replace((asker.station, now)).filter(|(_, at)| now - at <= REPEAT_MS);
                         if before.is_some_and(|(mac, _)| mac == asker.station) {
@@ -174,7 +185,7 @@ impl Resolver {
                         } else {
                             // Several who ask, or nobody who spoke of late: the owner is popular, or gone. It will tell.
                             self.stats.left_to_owner += 1;
-                            self.start_verification(key, VERIFY_QUICKLY_MS, step);
+                            self.start_verification(key, 0, step);
                             Stage::Verified
                         }
                     }
@@ -187,7 +198,9 @@ impl Resolver {
             return;
         }
         let pending = Pending { since_ms: now, tries: 0, next_ms: u64::MAX };
-        self.questions.map.insert(key, Question { pending, stage, queued_ms: now, askers: vec![asker], frame });
+        self.questions
+            .map
+            .insert(key, Question { pending, stage, queued_ms: now, repeated: false, askers: vec![asker], frame });
         match stage {
             Stage::Holder(peer) => {
                 self.stats.confirmed += 1;
@@ -199,11 +212,10 @@ impl Resolver {
         }
     }
 
-    /// An answer from the table. If the entry is no longer quite new, its gateway is asked whether it is still true.
-    fn answer_locally(&mut self, key: Key, asker: Asker, peer: PeerId, step: &mut Step<'_>) {
-        const QUIET_MS: u64 = 1000;
+    /// An answer from the table. Its gateway is asked whether it is still true as soon as the holder has been quiet for a
+    /// while, so that nobody is left for long with an answer that has become wrong.
+    fn answer_locally(&mut self, key: Key, asker: Asker, step: &mut Step<'_>) {
         const MAX_GIVEN: usize = 16;
-        const QUERY_MS: u64 = 500;
         let now = step.now_ms;
         let Some(entry) = self.entries.get_mut(&key) else { return };
         entry.given.retain(|(_, station, at)| *station != asker.station && now - at < 30_000);
@@ -212,18 +224,31 @@ impl Resolver {
         }
         entry.given.push((asker.speaker, asker.station, now));
         let (mac, station, flags, checked) = (entry.mac, entry.station, entry.flags, entry.checked);
-        let query = now - entry.learned_ms >= QUIET_MS && now - entry.queried_ms >= QUERY_MS;
-        if query {
-            entry.queried_ms = now;
+        if !entry.confirming {
+            entry.confirming = true;
+            self.timers.push(entry.learned_ms + QUIET_MS.min(self.fresh_ms), Timer::Confirm(key));
         }
         let path = Path { src: self.source_for(key.vlan, station, step), dst: asker.station, vlan: key.vlan };
         self.stats.answered_locally += 1;
         step.inject(speech::answer(key.ip, mac, flags, asker.speaker, path));
-        if query {
-            self.query(key, mac, peer, step);
-        }
         if !checked {
             self.check_segment(key, step);
+        }
+    }
+
+    /// The holder of an address that was told from the table has been quiet for a while: its gateway is asked.
+    pub(super) fn confirm(&mut self, key: Key, step: &mut Step<'_>) {
+        let now = step.now_ms;
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.confirming) else { return };
+        let due_ms = entry.learned_ms + QUIET_MS.min(self.fresh_ms);
+        if due_ms > now {
+            return self.timers.push(due_ms, Timer::Confirm(key));
+        }
+        entry.confirming = false;
+        let (mac, owner) = (entry.mac, entry.owner);
+        if let Owner::Peer(peer) = self.place_of(key.vlan, mac, step).filter(|at| *at != Owner::Local).unwrap_or(owner)
+        {
+            self.query(key, mac, peer, step);
         }
     }
 
@@ -303,7 +328,8 @@ impl Resolver {
         question.stage = Stage::All;
         question.pending.tries += 1;
         // Of those that nobody answers for only the station's own questions are sent.
-        let first = question.pending.tries == 1 && !self.questions.unanswered.contains_key(&key);
+        question.repeated |= self.questions.unanswered.contains_key(&key);
+        let first = !question.repeated;
         self.send_question(key, To::All, step);
         self.next_step(key, now + if first { RETRY_MS } else { PATIENCE_MS });
     }
@@ -329,12 +355,14 @@ impl Resolver {
                 question.stage = Stage::Queued;
                 self.enqueue(key, asker, step);
             }
-            (Stage::All, Some(asker))
-                if question.pending.tries == 1 && !self.questions.unanswered.contains_key(&key) =>
-            {
-                question.pending.next_ms = now + PATIENCE_MS;
-                self.timers.push(now + PATIENCE_MS, Timer::Pending(key));
-                self.enqueue(key, asker, step);
+            (Stage::All, Some(asker)) if !question.repeated => {
+                question.repeated = true;
+                self.next_step(key, now + PATIENCE_MS);
+                // One that asks for very many repeats itself if it wants to.
+                let queue = self.questions.queues.get(&MacKey::new(key.vlan, asker.station));
+                if queue.is_none_or(|queue| queue.keys.is_empty()) {
+                    self.enqueue(key, asker, step);
+                }
             }
             (Stage::Queued, Some(_)) => {}
             _ => {

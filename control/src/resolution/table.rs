@@ -71,8 +71,8 @@ pub struct Entry {
     pub(super) told_ms: Option<u64>,
     /// Who asked for it last on its own side, and when.
     pub(super) asked: Option<(MacAddr, u64)>,
-    /// When its gateway was last asked whether it is still true.
-    pub(super) queried_ms: u64,
+    /// Its gateway will be asked whether it is still true, for it was told to somebody.
+    pub(super) confirming: bool,
     /// Being verified.
     pub(super) verify: Option<Verify>,
     /// A timer will look whether it is to be verified.
@@ -122,7 +122,7 @@ impl Entry {
             checked: checked || word.owner == Owner::Local || same.is_some_and(|same| same.checked),
             told_ms: same.and_then(|same| same.told_ms),
             asked: known.and_then(|known| known.asked),
-            queried_ms: now_ms,
+            confirming: same.is_some_and(|same| same.confirming),
             verify: None,
             noted: known.is_some_and(|known| known.noted),
             given: same.map(|same| same.given.clone()).unwrap_or_default(),

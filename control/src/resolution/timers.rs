@@ -31,12 +31,12 @@ impl Resolver {
         step.inject(frame);
     }
 
-    /// Begins to verify an address of this side, or hurries.
-    pub(super) fn start_verification(&mut self, key: Key, every_ms: u64, step: &mut Step<'_>) {
-        let now = step.now_ms;
+    /// Begins to verify an address of this side after a time in which it may speak by itself, or hurries.
+    pub(super) fn start_verification(&mut self, key: Key, after_ms: u64, step: &mut Step<'_>) {
+        let (due_ms, every_ms) = (step.now_ms + after_ms, VERIFY_QUICKLY_MS);
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.owner == Owner::Local) else { return };
         if entry.verify.is_none_or(|verify| verify.every_ms > every_ms) {
-            entry.verify = Some(Verify { tries: 0, due_ms: now, every_ms });
+            entry.verify = Some(Verify { tries: 0, due_ms, every_ms });
             self.verify(key, step);
         }
     }

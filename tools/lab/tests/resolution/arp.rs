@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ipop_lab::arp::{self, Arp, BROADCAST};
-use ipop_lab::interrupt;
 
 use super::kit::{Outcome, SOON, World, ensure, tagged, until};
 
@@ -98,7 +97,8 @@ pub(crate) fn expiry() -> Outcome {
     let world = World::new(2, 2)?;
     let mut asker = world.station(0, "asker", "10.0.3.3")?;
     let owner = world.lab.container(1, "owner", &["10.0.3.104/24"])?;
-    let answer = Arp::reply(owner.mac_bytes()?, "10.0.3.104".parse()?, asker.mac, asker.ip).frame();
+    // A kernel's own answer has no padding, and comes as it is.
+    let answer = Arp::reply(owner.mac_bytes()?, "10.0.3.104".parse()?, asker.mac, asker.ip).frame()[..42].to_vec();
     asker.ask("10.0.3.104".parse()?)?;
     asker.hear("the first answer", &answer)?;
     world.await_count(0, "arp/rpc_requests_sent", 1)?;
@@ -129,10 +129,15 @@ fn withdrawn_within(expiry: u32) -> Outcome {
     world.resolve(&mut asker, &mut target)?;
     world.await_belief("10.0.3.104", target.mac, 1)?;
     target.rest()?;
+    let target_mac = target.mac;
     // Not a glance at the daemons until this is over: every question to a gateway makes it look at its clock.
     let limit = Duration::from_secs(u64::from(expiry) + 1);
     let is_verification = |frame: &[u8]| {
-        Arp::parse(frame).is_some_and(|arp| arp.sender_ip.is_unspecified() && arp.target_ip.octets() == [10, 0, 3, 104])
+        Arp::parse(frame).is_some_and(|arp| {
+            arp.destination == target_mac
+                && !arp.sender_ip.is_unspecified()
+                && arp.target_ip.octets() == [10, 0, 3, 104]
+        })
     };
     for number in 1..=3 {
         let frame = target.wait_for(&format!("verification {number}"), limit, is_verification)?;
@@ -193,7 +198,7 @@ pub(crate) fn own_side() -> Outcome {
     asker.hear_only("the neighbour's answer", &[neighbour.reply_to(&asker).frame()])
 }
 
-/// Nobody has the address: some tries, then a rest. When it appears after all, it is found.
+/// Nobody has the address: two tries, and one more for each that the host makes. When it appears after all, it is found.
 pub(crate) fn absent_target() -> Outcome {
     let world = World::new(2, 300)?;
     let mut asker = world.station(0, "asker", "10.0.3.3")?;
@@ -205,26 +210,21 @@ pub(crate) fn absent_target() -> Outcome {
         Ok(world.daemons[0].counter("/arp/unanswered")? == 1)
     })?;
     let tries = world.count(0, "arp/rpc_requests_sent")?;
-    ensure((2..=5).contains(&tries), format!("{tries} tries"))?;
+    ensure(tries == 2, format!("{tries} tries"))?;
     far.hear_only("the tries", &vec![question.clone(); tries as usize])?;
-    // Asked for at once again: held.
-    asker.ask(ghost)?;
-    world.await_count(0, "arp/held_by_back_off", 1)?;
-    far.hear_nothing("the back-off")?;
-    world.expect_count(0, "arp/rpc_requests_sent", tries)?;
+    for number in 1..=3 {
+        asker.ask(ghost)?;
+        far.hear_only("as on a bridge", std::slice::from_ref(&question))?;
+        world.expect_count(0, "arp/rpc_requests_sent", tries + number)?;
+        std::thread::sleep(Duration::from_millis(700));
+    }
     let unanswered = world.daemons[0].status("arp")?["unanswered"].clone();
     ensure(unanswered[0]["ip"] == "10.0.3.250", format!("unanswered: {unanswered}"))?;
     // A host appears, and says nothing. The asker's host goes on asking every second, as hosts do.
     let late = world.lab.container(1, "late", &["10.0.3.250/24"])?;
-    let answer = Arp::reply(late.mac_bytes()?, ghost, asker.mac, asker.ip).frame();
-    for _ in 0..6 {
-        asker.ask(ghost)?;
-        if asker.wait_for("an answer", Duration::from_secs(1), |frame| frame == answer).is_ok() {
-            return Ok(());
-        }
-        interrupt::check()?;
-    }
-    Err("a host that appeared after the first back-off was not found within six seconds".into())
+    let answer = Arp::reply(late.mac_bytes()?, ghost, asker.mac, asker.ip).frame()[..42].to_vec();
+    asker.ask(ghost)?;
+    asker.hear("an answer to the next question", &answer)
 }
 
 /// A host that announces itself ends the back-off at once.
@@ -240,8 +240,7 @@ pub(crate) fn announced_after_back_off() -> Outcome {
     ghost.send(&announcement)?;
     asker.hear("the announcement", &announcement)?;
     asker.ask(ghost.ip)?;
-    asker.hear_only("the answer", &[ghost.reply_to(&asker).frame()])?;
-    world.expect_count(0, "arp/held_by_back_off", 0)
+    asker.hear_only("the answer", &[ghost.reply_to(&asker).frame()])
 }
 
 /// One question for all who ask at the same time, one answer for each.
@@ -309,13 +308,13 @@ pub(crate) fn malformed_and_foreign() -> Outcome {
     let asker = world.station(0, "asker", "10.0.3.3")?;
     let mut far = world.station(1, "far", "10.0.3.104")?;
     let good = asker.request(far.ip);
-    let group_sender = Arp { sender_mac: [1, 0, 0x5e, 0, 0, 1], ..good }.frame();
+    let all_as_sender = Arp { sender_mac: [0xff; 6], ..good }.frame();
     let multicast_target = asker.request("224.0.0.1".parse()?).frame();
     let zero_sender = Arp { sender_mac: [0; 6], ..good }.frame();
     let truncated = good.frame()[..34].to_vec();
     for (number, (what, frame)) in [
         ("truncated", truncated),
-        ("a group as sender", group_sender),
+        ("everybody as sender", all_as_sender),
         ("a multicast target", multicast_target),
         ("zero as sender", zero_sender),
     ]
