@@ -4,47 +4,60 @@
 //! An answer from a gateway's table is good only while its owner gave a sign of life a moment ago; the guest that asks
 //! here never asked before, so nothing but the gateways can mislead it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::gratuitous;
-use ipop_lab::interrupt;
+use ipop_lab::{Container, interrupt};
+use libtest_mimic::Failed;
 
 use crate::Test;
 use crate::probe::{every, reached};
-use crate::support::{Outcome, World, announce, let_go, port, take};
+use crate::support::{Outcome, World, announce, ip, ip6, let_go, port, take};
 
 pub(crate) const TESTS: &[Test] = &[
-    Test::new("address_of_a_container_made_anew_is_reachable", made_anew),
-    Test::new("address_of_a_changed_mac_is_reachable", changed_mac),
+    Test::new("address_of_a_container_made_anew_is_reachable", || made_anew(false)),
+    Test::new("address_of_a_container_made_anew_is_reachable_by_nd", || made_anew(true)).needs(&["ipv6"]),
+    Test::new("address_of_a_changed_mac_is_reachable", || changed_mac(false)),
+    Test::new("address_of_a_changed_mac_is_reachable_by_nd", || changed_mac(true)).needs(&["ipv6"]),
     Test::new("address_dropped_silently_goes_back_to_its_other_holder", dropped),
-    Test::new("address_taken_up_silently_elsewhere_is_reachable", taken_up),
+    Test::new("address_taken_up_silently_elsewhere_is_reachable", || taken_up(false)),
+    Test::new("address_taken_up_silently_elsewhere_is_reachable_by_nd", || taken_up(true)).needs(&["ipv6"]),
 ];
 
 /// So soon it must be reachable again.
 const LIMIT: Duration = Duration::from_secs(3);
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 3, 200);
 
+/// A segment with IPv4 or IPv6, and the address of b1.
+fn world(by_nd: bool) -> Result<(World, IpAddr), Failed> {
+    Ok(if by_nd { (World::with_ipv6()?, ip6("b1").into()) } else { (World::new()?, ip("b1").into()) })
+}
+
+/// Each of them reaches the address in time, counted from now.
+fn all_reach(guests: [&Container; 2], target: IpAddr) -> Outcome {
+    let begin = Instant::now();
+    every(guests.map(|guest| reached(guest, target, begin, LIMIT).map(drop)))
+}
+
 /// b1's cable is deleted and made anew: the same address, another MAC.
-fn made_anew() -> Outcome {
-    let world = World::new()?;
+fn made_anew(by_nd: bool) -> Outcome {
+    let (world, target) = world(by_nd)?;
     let [a1, a2, b1, c1] = world.guests(["a1", "a2", "b1", "c1"])?;
-    a1.ping("10.0.3.21", 1)?;
+    a1.ping(&target.to_string(), 1)?;
     drop(b1);
     // The lab gives every container another MAC.
     let _anew = world.guest_at("anew", 1, 21)?;
-    let begin = Instant::now();
-    every([&a2, &c1].map(|guest| reached(guest, "10.0.3.21", begin, LIMIT).map(drop)))
+    all_reach([&a2, &c1], target)
 }
 
 /// As a bridge in a guest does whose first port goes.
-fn changed_mac() -> Outcome {
-    let world = World::new()?;
+fn changed_mac(by_nd: bool) -> Outcome {
+    let (world, target) = world(by_nd)?;
     let [a1, a2, b1, c1] = world.guests(["a1", "a2", "b1", "c1"])?;
-    a1.ping("10.0.3.21", 1)?;
+    a1.ping(&target.to_string(), 1)?;
     b1.netns().ip("link set eth0 address 02:00:00:00:0b:01")?;
-    let begin = Instant::now();
-    every([&a2, &c1].map(|guest| reached(guest, "10.0.3.21", begin, LIMIT).map(drop)))
+    all_reach([&a2, &c1], target)
 }
 
 /// b1 has the address all the time; c1 takes it, says so five times as keepalived does, and drops it silently.
@@ -65,13 +78,11 @@ fn dropped() -> Outcome {
 }
 
 /// b1 is gone, and a guest behind another gateway has its address.
-fn taken_up() -> Outcome {
-    let world = World::new()?;
-    let [a1, a2, b1, c1] = world.guests(["a1", "a2", "b1", "c1"])?;
-    a1.ping("10.0.3.21", 1)?;
+fn taken_up(by_nd: bool) -> Outcome {
+    let (world, target) = world(by_nd)?;
+    let [a1, a2, b1, b2, c1] = world.guests(["a1", "a2", "b1", "b2", "c1"])?;
+    a1.ping(&target.to_string(), 1)?;
     drop(b1);
-    take(&c1, Ipv4Addr::new(10, 0, 3, 21))?;
-    let b2 = world.guest("b2")?;
-    let begin = Instant::now();
-    every([&a2, &b2].map(|guest| reached(guest, "10.0.3.21", begin, LIMIT).map(drop)))
+    take(&c1, target)?;
+    all_reach([&a2, &b2], target)
 }

@@ -22,8 +22,8 @@ fn absent() -> Outcome {
     let world = World::new()?;
     let [a1, b1] = world.guests(["a1", "b1"])?;
     let absent = Ipv4Addr::new(10, 0, 3, 77);
-    let pings = Pings::start(&a1, absent, Duration::from_secs(1), Duration::from_secs(20))?.end()?;
-    ensure(pings.lost() == 20, || format!("somebody is there: {pings}"))?;
+    let pings = Pings::start(&a1, absent, Duration::from_secs(1), Duration::from_secs(15))?.end()?;
+    ensure(pings.lost() == 15, || format!("somebody is there: {pings}"))?;
     take(&b1, absent)?;
     reached(&a1, absent, Instant::now(), Duration::from_millis(1500)).map(drop)
 }

@@ -63,7 +63,7 @@ fn sources() -> Outcome {
         let [.., x, y, z] = number.to_be_bytes();
         let source: Mac = [0x02, 0xfc, 0, x, y, z];
         // Now to everyone, now to a station that is not there.
-        data(if number % 2 == 0 { BROADCAST } else { [0x02, 0xfd, 0, x, y, z] }, source, 0)
+        data(if number.is_multiple_of(2) { BROADCAST } else { [0x02, 0xfd, 0, x, y, z] }, source, 0)
     };
     let first = move |number| (number < COUNT).then(|| forged(number));
     Sender::start(port(&a2)?, Duration::from_micros(500), first).finish()?;

@@ -1,7 +1,7 @@
 //! What these tests share: a segment of three gateways, guests that are named after their gateway, and mute stations
 //! through which a test speaks.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -134,9 +134,11 @@ pub(crate) fn port(guest: &Container) -> Result<RawPort, Failed> {
     Ok(RawPort::open(guest.netns(), guest.interface())?)
 }
 
-/// A guest takes a further IPv4 address, and says nothing about it.
-pub(crate) fn take(guest: &Container, address: Ipv4Addr) -> Outcome {
-    guest.netns().ip(&format!("address add {address}/32 dev {}", guest.interface()))?;
+/// A guest takes a further address, and says nothing about it.
+pub(crate) fn take(guest: &Container, address: impl Into<IpAddr>) -> Outcome {
+    let address = address.into();
+    let length = if address.is_ipv4() { "32" } else { "128 nodad" };
+    guest.netns().ip(&format!("address add dev {} {address}/{length}", guest.interface()))?;
     Ok(())
 }
 
@@ -210,6 +212,8 @@ impl Station {
             last => {
                 heard.extend(last);
                 let name = self.container.name();
+                // What is repeated says nothing new.
+                heard.dedup();
                 let list: Vec<String> = heard.iter().map(|frame| show(frame)).collect();
                 Err(format!("{what} did not come to {name} in {timeout:?}, but {list:#?}").into())
             }

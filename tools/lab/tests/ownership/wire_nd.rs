@@ -96,7 +96,7 @@ fn group() -> Outcome {
     arrive(&mut stations, &frames)
 }
 
-/// Priority, traffic class, another Ethernet source, octets behind the packet.
+/// Priority, traffic class, another Ethernet source. (Octets behind an IPv6 packet do not even pass every Linux bridge.)
 fn around() -> Outcome {
     const SHARED: Mac = [0x02, 0xbf, 0x0a, 0x00, 0x03, 0x67];
     let world = World::new()?;
@@ -106,13 +106,10 @@ fn around() -> Outcome {
     class[14..18].copy_from_slice(&[0x6c, 0x01, 0x23, 0x45]);
     let mut masked = solicitation(SHARED, ip6("a3"), ip6("b4"));
     masked[6..12].copy_from_slice(&mac);
-    let mut trailing = solicitation(mac, ip6("a1"), ip6("b5"));
-    trailing.extend([0xa5; 30]);
     let plain = solicitation(mac, ip6("a1"), ip6("b6"));
     let frames = [
         ("a solicitation with a traffic class and a flow label", class),
         ("a solicitation whose source is not the sender", masked),
-        ("a solicitation with more behind it", trailing),
         ("a solicitation with priority 5 in VLAN 10", tagged(&plain, 5 << 13 | 10)),
         ("a solicitation with a priority tag", tagged(&plain, 5 << 13)),
     ];
