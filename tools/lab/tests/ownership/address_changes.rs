@@ -5,6 +5,7 @@
 //! here never asked before, so nothing but the gateways can mislead it.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::gratuitous;
@@ -34,10 +35,14 @@ fn world(by_nd: bool) -> Result<(World, IpAddr), Failed> {
     Ok(if by_nd { (World::with_ipv6()?, ip6("b1").into()) } else { (World::new()?, ip("b1").into()) })
 }
 
-/// Each of them reaches the address in time, counted from now.
+/// Each of them reaches the address in time, counted from now; both ask at once.
 fn all_reach(guests: [&Container; 2], target: IpAddr) -> Outcome {
     let begin = Instant::now();
-    every(guests.map(|guest| reached(guest, target, begin, LIMIT).map(drop)))
+    let outcomes = thread::scope(|scope| {
+        let asking = guests.map(|guest| scope.spawn(move || reached(guest, target, begin, LIMIT).map(drop)));
+        asking.map(|asker| asker.join().unwrap_or_else(|_| Err("an asker panicked".into())))
+    });
+    every(outcomes)
 }
 
 /// b1's cable is deleted and made anew: the same address, another MAC.

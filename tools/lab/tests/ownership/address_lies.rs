@@ -29,7 +29,7 @@ const PING: Duration = Duration::from_millis(50);
 const WHILE: Duration = Duration::from_secs(7);
 
 /// Others ping the victim; a second later the lie is told.
-fn outage(pingers: &[&Container], target: &str, lie: impl FnOnce() -> Outcome) -> Outcome {
+fn outage(world: &World, pingers: &[&Container], target: &str, lie: impl FnOnce() -> Outcome) -> Outcome {
     for guest in pingers {
         guest.ping(target, 1)?;
     }
@@ -45,19 +45,21 @@ fn outage(pingers: &[&Container], target: &str, lie: impl FnOnce() -> Outcome) -
         println!("{answers}");
         checks.push(answers.ensure_outage(LIMIT));
     }
+    // Its owner is alive, so it counts as a duplicate.
+    checks.push(world.await_total("/arp/duplicates", 1));
     every(checks)
 }
 
 fn by_arp() -> Outcome {
     let world = World::new()?;
     let [a1, a2, _b1, b2, c1] = world.guests(["a1", "a2", "b1", "b2", "c1"])?;
-    outage(&[&a1, &b2, &c1], "10.0.3.21", || announce(&a2, ip("b1")))
+    outage(&world, &[&a1, &b2, &c1], "10.0.3.21", || announce(&a2, ip("b1")))
 }
 
 fn by_nd() -> Outcome {
     let world = World::with_ipv6()?;
     let [a1, a2, _b1, b2, c1] = world.guests(["a1", "a2", "b1", "b2", "c1"])?;
-    outage(&[&a1, &b2, &c1], "fd03::21", || advertise(&a2))
+    outage(&world, &[&a1, &b2, &c1], "fd03::21", || advertise(&a2))
 }
 
 /// An advertisement of a guest for b1's address, with the Override flag.

@@ -42,7 +42,10 @@ fn spoof(world: &World, pinger: &str) -> Result<(Answers, String), Failed> {
 fn frozen_rows(world: &World, mac: &str) -> Result<Vec<usize>, Failed> {
     let mut frozen = Vec::new();
     for gateway in 0..world.daemons.len() {
-        if world.mac(gateway, mac)?.is_some_and(|row| row["frozen_s"].is_number()) {
+        if let Some(row) = world.mac(gateway, mac)?.filter(|row| row["frozen_s"].is_number()) {
+            // It is frozen where it proved alive.
+            let place = if gateway == 1 { "local" } else { "gw-b" };
+            ensure(row["where"] == place, || format!("gateway {gateway} says {row}"))?;
             frozen.push(gateway);
         }
     }
