@@ -146,10 +146,15 @@ impl Daemon {
 
     /// The command line that asks it something: `ipop <kind> [--json] --socket PATH`.
     pub fn query(&self, kind: &str, json: bool) -> Cmd {
+        let words: Vec<&str> = [kind].into_iter().chain(json.then_some("--json")).collect();
+        self.order(&words)
+    }
+
+    /// The command line that tells it something: `ipop <words> --socket PATH`.
+    pub fn order(&self, words: &[&str]) -> Cmd {
         let (binary, socket) = (self.binary.display().to_string(), self.socket.display().to_string());
-        let json = json.then_some("--json");
-        let words = [binary.as_str(), kind].into_iter().chain(json);
-        Cmd::new(words.chain(["--socket", socket.as_str()]))
+        let all = [binary.as_str()].into_iter().chain(words.iter().copied());
+        Cmd::new(all.chain(["--socket", socket.as_str()]))
     }
 
     /// What `ipop <kind> --json` says; `kind` is status, peers, macs, arp or rpc.

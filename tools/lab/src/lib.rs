@@ -22,6 +22,7 @@
 
 pub mod arp;
 pub mod interrupt;
+pub mod ndp;
 pub mod topology;
 pub mod trials;
 

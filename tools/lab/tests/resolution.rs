@@ -24,8 +24,6 @@ mod kit;
 mod limits;
 #[path = "resolution/nd.rs"]
 mod nd;
-#[path = "resolution/ndp.rs"]
-mod ndp;
 #[path = "resolution/storm.rs"]
 mod storm;
 #[path = "resolution/suppress.rs"]

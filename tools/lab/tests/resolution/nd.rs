@@ -3,13 +3,13 @@
 use std::net::Ipv6Addr;
 use std::time::Duration;
 
+use ipop_lab::ndp::{
+    ALL_NODES, OVERRIDE, ROUTER, SOLICITED, advertisement, check, group_mac, icmp6, solicitation, solicited_node,
+};
 use ipop_lab::{Container, Lab};
 use libtest_mimic::Failed;
 
 use super::kit::{Outcome, Station, World, ensure, tagged_long, until};
-use super::ndp::{
-    ALL_NODES, OVERRIDE, ROUTER, SOLICITED, advertisement, check, group_mac, icmp6, solicitation, solicited_node,
-};
 
 const ASKER: Ipv6Addr = Ipv6Addr::new(0xfd03, 0, 0, 0, 0, 0, 0, 3);
 const TARGET: Ipv6Addr = Ipv6Addr::new(0xfd03, 0, 0, 0, 0, 0, 0, 0x104);

@@ -7,11 +7,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipop_lab::arp::{self, Arp, Mac, Operation};
+use ipop_lab::ndp::{ALL_NODES, OVERRIDE, advertisement, check, group_mac, solicitation};
 use ipop_lab::{BRIDGE, Lab};
 use libtest_mimic::Failed;
 
 use super::kit::{Outcome, Station, World, ensure};
-use super::ndp::{ALL_NODES, OVERRIDE, advertisement, check, group_mac, solicitation};
 
 const ASKER6: Ipv6Addr = Ipv6Addr::new(0xfd03, 0, 0, 0, 0, 0, 0, 3);
 const TARGET6: Ipv6Addr = Ipv6Addr::new(0xfd03, 0, 0, 0, 0, 0, 0, 0x104);
