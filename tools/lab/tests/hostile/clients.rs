@@ -3,8 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::BROADCAST;
@@ -24,32 +23,70 @@ pub(crate) fn pipelining() -> Outcome {
     let a1 = scene.container(0, "a1", &["10.0.3.11/24"])?;
     let (_b1, new) = scene.with_more(1, "b1", "10.0.3.21/24", 121, 9)?;
     a1.ping("10.0.3.21", 1)?;
-    let clients = (0..8).map(|_| UnixStream::connect(scene.daemons[0].socket())).collect::<Result<Vec<_>, _>>()?;
-    let (answered, begin) = (AtomicU64::new(0), Instant::now());
-    let answers = &answered;
-    let found = thread::scope(|scope| {
-        for client in &clients {
-            scope.spawn(move || {
-                let (mut client, requests) = (client, STATUS.repeat(50));
-                while client.write_all(requests.as_bytes()).is_ok() {}
-            });
-            scope.spawn(move || {
-                let (mut client, mut chunk) = (client, vec![0; 1 << 16]);
-                while let Ok(count @ 1..) = client.read(&mut chunk) {
-                    answers.fetch_add(chunk[..count].iter().filter(|octet| **octet == b'\n').count() as u64, Relaxed);
-                }
-            });
-        }
-        let found = pause(500).and_then(|()| all_answer(&a1, &new, "beside clients that pipeline"));
-        for client in &clients {
-            let _ = client.shutdown(Shutdown::Both);
-        }
-        found
-    });
-    let rate = answers.load(Relaxed) as f64 / begin.elapsed().as_secs_f64();
+    let crowd = Crowd::start(&scene.daemons[0], 8)?;
+    pause(500)?;
+    let found = all_answer(&a1, &new, "beside clients that pipeline");
+    let rate = crowd.stop()?;
     println!("clients got {rate:.0} answers per second");
     found?;
     ensure(rate > 8.0, format!("clients got only {rate:.1} answers per second"))
+}
+
+/// Clients that ask for the status as fast as they are answered, with many requests ahead.
+pub(crate) struct Crowd {
+    clients: Vec<UnixStream>,
+    writers: Vec<JoinHandle<()>>,
+    readers: Vec<JoinHandle<u64>>,
+    begin: Instant,
+}
+
+impl Crowd {
+    pub(crate) fn start(daemon: &Daemon, number: usize) -> Result<Crowd, Failed> {
+        let (mut writers, mut readers, mut clients) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..number {
+            let client = UnixStream::connect(daemon.socket())?;
+            let (mut writing, mut reading) = (client.try_clone()?, client.try_clone()?);
+            writers.push(thread::spawn(move || {
+                let requests = STATUS.repeat(50);
+                while writing.write_all(requests.as_bytes()).is_ok() {}
+            }));
+            readers.push(thread::spawn(move || {
+                let (mut chunk, mut answers) = (vec![0; 1 << 16], 0);
+                while let Ok(count @ 1..) = reading.read(&mut chunk) {
+                    answers += chunk[..count].iter().filter(|octet| **octet == b'\n').count() as u64;
+                }
+                answers
+            }));
+            clients.push(client);
+        }
+        Ok(Crowd { clients, writers, readers, begin: Instant::now() })
+    }
+
+    /// How many answers per second they got.
+    pub(crate) fn stop(mut self) -> Result<f64, Failed> {
+        let took = self.begin.elapsed().as_secs_f64();
+        self.close();
+        let mut answers = 0;
+        for reader in std::mem::take(&mut self.readers) {
+            answers += reader.join().map_err(|_| "a client panicked")?;
+        }
+        Ok(answers as f64 / took)
+    }
+
+    fn close(&mut self) {
+        for client in &self.clients {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+        for writer in std::mem::take(&mut self.writers) {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 /// Thirty clients ask for a large table a hundred thousand times, and read nothing.
@@ -103,24 +140,29 @@ pub(crate) fn not_reading() -> Outcome {
 pub(crate) fn out_of_descriptors() -> Outcome {
     let scene = Scene::pair()?;
     let daemon = &scene.daemons[0];
-    // As many as it has.
-    let open = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))?.count();
+    // The limit is on the number, so the lowest that is free is the first that shall not be had.
+    let open: Vec<u32> = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid()))?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let free = (0..).find(|number| !open.contains(number)).unwrap_or(0);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid()))?;
     let line = limits.lines().find(|line| line.starts_with("Max open files")).ok_or("no limit of open files")?;
     let numbers: Vec<&str> = line.split_whitespace().filter(|word| word.parse::<u64>().is_ok()).collect();
     let [soft, hard] = numbers[..] else { return Err(format!("two limits? {line}").into()) };
+    let (user, group) = (proc_status(daemon, "Uid:")?, proc_status(daemon, "Gid:")?);
     let limit = |soft: &str| {
-        let pid = format!("--pid={}", daemon.pid());
-        Cmd::new(["prlimit".to_owned(), pid, format!("--nofile={soft}:{hard}")]).run()
+        // As the daemon's own user: even root may not do this everywhere (CAP_SYS_RESOURCE).
+        let line = format!("setpriv --reuid={user} --regid={group} --clear-groups prlimit --pid={}", daemon.pid());
+        Cmd::words(&format!("{line} --nofile={soft}:{hard}")).run()
     };
-    limit(&open.to_string())?;
+    limit(&free.to_string())?;
     let mut waiting = UnixStream::connect(daemon.socket())?;
     waiting.write_all(STATUS.as_bytes())?;
     let crowd = (0..4).map(|_| UnixStream::connect(daemon.socket())).collect::<Result<Vec<_>, _>>()?;
     let used = worked(daemon)?;
     pause(2000)?;
     let used = worked(daemon)? - used;
-    println!("{open} descriptors; it worked for {used:?} in two seconds without one to spare");
+    println!("no descriptor from {free} on; it worked for {used:?} in two seconds");
     ensure(used < Duration::from_secs(1), format!("it spins: {used:?} in two seconds"))?;
     waiting.set_read_timeout(Some(Duration::from_millis(50)))?;
     ensure(waiting.read(&mut [0; 1]).is_err(), "a client was served without a descriptor: the test is void")?;
@@ -135,9 +177,14 @@ pub(crate) fn out_of_descriptors() -> Outcome {
 
 /// Resident memory in KiB.
 fn resident(daemon: &Daemon) -> Result<u64, Failed> {
+    proc_status(daemon, "VmRSS:")
+}
+
+/// The first number of a line of its /proc/PID/status.
+fn proc_status(daemon: &Daemon, key: &str) -> Result<u64, Failed> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    Ok(line.trim().trim_end_matches(" kB").parse()?)
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).and_then(|rest| rest.split_whitespace().next());
+    Ok(line.ok_or_else(|| format!("no {key} in {status}"))?.parse()?)
 }
 
 /// Time that all its threads have had a processor. The kernel counts in hundredths of a second (USER_HZ).

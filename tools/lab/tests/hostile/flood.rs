@@ -3,16 +3,23 @@
 use std::time::Instant;
 
 use ipop_lab::arp::{Arp, BROADCAST, format_mac};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::kit::{Outcome, Scene, THIEF, ensure, pause};
 use super::talk::{Count, all_answer};
 
 const SECONDS: u32 = 6;
-const RATE: u32 = 20_000;
-const PORTS: u32 = 16;
+pub(crate) const RATE: u32 = 20_000;
+pub(crate) const PORTS: u32 = 16;
 /// Broadcasts per second that guests may hear of it, with some room for a busy machine.
 const HEARD: f64 = 1300.0;
+
+/// What the peer repeats: valid, and never the last word.
+pub(crate) fn question(target: &str) -> Value {
+    json!({
+        "msg_type": "arp_request", "target_ip4": target, "asker_ip4": "10.0.3.31", "asker_mac": format_mac(THIEF), "seq": 0,
+    })
+}
 
 pub(crate) fn one_question() -> Outcome {
     let (scene, mut peer) = Scene::with_peer(|config| config["workers"] = 4.into())?;
@@ -23,13 +30,7 @@ pub(crate) fn one_question() -> Outcome {
         Arp::parse(frame).is_some_and(|arp| arp.destination == BROADCAST && arp.sender_mac == THIEF)
     })?;
     let log_before = scene.daemons[0].log().len();
-    let question = json!({
-        "msg_type": "arp_request", "target_ip4": "10.0.3.11", "asker_ip4": "10.0.3.31",
-        "asker_mac": format_mac(THIEF), "seq": 0,
-    });
-    peer.order(&json!({
-        "do": "flood", "to": "gw-a", "message": question, "rate": RATE, "seconds": SECONDS, "ports": PORTS,
-    }))?;
+    peer.flood("gw-a", &question("10.0.3.11"), RATE, SECONDS, PORTS)?;
     let begin = Instant::now();
     pause(1000)?;
     let answered = all_answer(&b1, &new, "during a peer's flood");

@@ -31,7 +31,7 @@ use ipop_lab::trials::{program_available, run, trial};
 fn main() -> ExitCode {
     let ipop = ipop_available();
     let peer = ipop.clone().and_then(|()| peer::available());
-    let prlimit = ipop.clone().and_then(|()| program_available("prlimit", "util-linux"));
+    let prlimit = ipop.clone().and_then(|()| program_available("setpriv", "util-linux"));
     let trials = vec![
         // The longest first, beside all others.
         trial("flood_of_one_question_by_a_peer", &peer, flood::one_question),
@@ -46,6 +46,8 @@ fn main() -> ExitCode {
         trial("clients_come_back_when_descriptors_do", &prlimit, clients::out_of_descriptors),
         trial("timers_a_move_beside_an_arp_storm_at_the_old_gateway", &ipop, timers::storm_at_the_old_gateway),
         trial("timers_a_move_beside_an_arp_storm_at_the_new_gateway", &ipop, timers::storm_at_the_new_gateway),
+        trial("timers_a_move_beside_a_peers_flood", &peer, timers::flood_at_the_old_gateway),
+        trial("timers_a_move_beside_clients_that_pipeline", &ipop, timers::clients_at_the_old_gateway),
     ];
     run(trials)
 }

@@ -64,7 +64,7 @@ impl Peer {
     }
 
     /// Gives an order, and does not wait until it is carried out.
-    pub(crate) fn order(&mut self, order: &Value) -> Outcome {
+    fn order(&mut self, order: &Value) -> Outcome {
         Ok(self.orders.write_all(format!("{order}\n").as_bytes())?)
     }
 
@@ -97,6 +97,14 @@ impl Peer {
     /// Says goodbye to a gateway, which then opens another session.
     pub(crate) fn part(&mut self, from: &str) -> Outcome {
         self.obeyed(&json!({"do": "part", "to": from})).map(drop)
+    }
+
+    /// Sends a message again and again, so many times per second, in turn from as many ports. [`Peer::answer`] tells
+    /// when it is over.
+    pub(crate) fn flood(&mut self, to: &str, message: &Value, rate: u32, seconds: u32, ports: u32) -> Outcome {
+        self.order(&json!({
+            "do": "flood", "to": to, "message": message, "rate": rate, "seconds": seconds, "ports": ports,
+        }))
     }
 
     /// How many frames for this MAC have come from all gateways.
