@@ -1,5 +1,6 @@
 //! A peer that speaks for addresses of others, without having been asked. Those who use the addresses notice nothing.
 
+use ipop_lab::Lab;
 use ipop_lab::arp::format_mac;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ fn announce(peer: &mut Peer) -> Outcome {
 
 /// Nothing was ever heard of the addresses: their owner is on gw-a's own side, and has not said a word with them.
 pub(crate) fn announced_unasked() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&Lab::builder(), |_| {})?;
     let a1 = scene.container(0, "a1", &["10.0.3.11/24", "fd03::11/64"])?;
     let _a2 = scene.container(0, "a2", &["10.0.3.12/24", "fd03::12/64"])?;
     for _ in 0..3 {
@@ -51,7 +52,7 @@ pub(crate) fn announced_unasked() -> Outcome {
 /// gw-a still knows nothing of the addresses, but two guests on its own bridge use them. What is repeated into the segment
 /// changes the caches of both.
 pub(crate) fn announced_in_use() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&Lab::builder(), |_| {})?;
     let a1 = scene.container(0, "a1", &["10.0.3.11/24", "fd03::11/64"])?;
     let _a2 = scene.container(0, "a2", &["10.0.3.12/24", "fd03::12/64"])?;
     let pings = A2.map(|address| format!("ping -n -q -c150 -i0.02 -W1 {address}"));
@@ -79,7 +80,7 @@ fn nothing_stolen(scene: &Scene, peer: &mut Peer) -> Outcome {
 /// Answers that nobody waits for, as if they were late: for an address of gw-a's own side, and for one of a third gateway,
 /// neither of which gw-a knows.
 pub(crate) fn answered_unasked() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&Lab::builder(), |_| {})?;
     let a1 = scene.container(0, "a1", &["10.0.3.11/24", "fd03::11/64"])?;
     let _a2 = scene.container(0, "a2", &["10.0.3.12/24", "fd03::12/64"])?;
     let _b1 = scene.container(1, "b1", &["10.0.3.21/24", "fd03::21/64"])?;

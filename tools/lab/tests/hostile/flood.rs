@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ipop_lab::Lab;
 use ipop_lab::arp::{Arp, BROADCAST, format_mac};
 use serde_json::{Value, json};
 
@@ -22,7 +23,7 @@ pub(crate) fn question(target: &str) -> Value {
 }
 
 pub(crate) fn one_question() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|config| config["workers"] = 4.into())?;
+    let (scene, mut peer) = Scene::with_peer(&Lab::builder(), |config| config["workers"] = 4.into())?;
     let (a1, new) = scene.with_more(0, "a1", "10.0.3.11/24", 101, 12)?;
     let b1 = scene.container(1, "b1", &["10.0.3.21/24"])?;
     b1.ping("10.0.3.11", 1)?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ipop_lab::arp::{Mac, format_mac};
 pub(crate) use ipop_lab::trials::Outcome;
-use ipop_lab::{Container, Daemon, Lab, interrupt};
+use ipop_lab::{Builder, Container, Daemon, Lab, interrupt};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -44,8 +44,8 @@ impl Scene {
     }
 
     /// With the hostile peer, which both of them know. `change` sees the configurations.
-    pub(crate) fn with_peer(change: impl Fn(&mut Value)) -> Result<(Scene, Peer), Failed> {
-        let lab = Lab::builder().gateways(3).build()?;
+    pub(crate) fn with_peer(builder: &Builder, change: impl Fn(&mut Value)) -> Result<(Scene, Peer), Failed> {
+        let lab = builder.clone().gateways(3).build()?;
         let peer = Peer::start(&lab)?;
         let mut daemons = Vec::new();
         for gateway in &lab.gateways()[..2] {

@@ -4,8 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipop_lab::Container;
 use ipop_lab::arp::format_mac;
+use ipop_lab::{Builder, Container, Lab};
 use serde_json::json;
 
 use super::kit::{Outcome, SOON, Scene, ensure, pause, until};
@@ -13,18 +13,23 @@ use super::peer::Peer;
 use super::talk::{Count, Talk, data};
 
 /// Frames per second of a bystander to the MAC that is claimed.
-const TO_VICTIM: u32 = 100;
+const TO_VICTIM: u32 = 500;
+
+/// Guests that say nothing before the test does.
+fn silent() -> Builder {
+    Lab::builder().without_inner_ipv6()
+}
 
 /// Only gw-a hears the claim; gw-b, where the MAC is, can say what is true.
 pub(crate) fn told_to_third() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&silent(), |_| {})?;
     told(&scene, &mut peer, &["gw-a"])?;
     scene.await_count(0, "refused/mac_is_there", 1)
 }
 
 /// gw-b hears it too, and knows better.
 pub(crate) fn told_to_all() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&silent(), |_| {})?;
     told(&scene, &mut peer, &["gw-a", "gw-b"])?;
     scene.await_count(0, "refused/mac_is_there", 1)?;
     scene.await_count(1, "refused/mac_is_here", 1)
@@ -34,7 +39,9 @@ fn told(scene: &Scene, peer: &mut Peer, listeners: &[&str]) -> Outcome {
     let a1 = scene.container(0, "a1", &["10.0.3.11/24"])?;
     let b1 = scene.container(1, "b1", &["10.0.3.21/24"])?;
     let mac = b1.mac_bytes()?;
+    a1.ping("10.0.3.21", 2)?;
     undisturbed(peer, &a1, &b1, 50, |peer| {
+        pause(500)?;
         for _ in 0..4 {
             let moves = scene.moves_of(mac)?;
             for listener in listeners {
@@ -48,9 +55,10 @@ fn told(scene: &Scene, peer: &mut Peer, listeners: &[&str]) -> Outcome {
 }
 
 /// A few frames per second bear the source of a station that sends many. The peer has had another session before, so what was
-/// learned of its first one must not speak for it.
+/// learned of its first one must not speak for it; and they begin while the station is new, when a gateway that tells of each
+/// source once in a while has just told of it.
 pub(crate) fn frames() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|_| {})?;
+    let (scene, mut peer) = Scene::with_peer(&silent(), |_| {})?;
     for gateway in ["gw-a", "gw-b"] {
         peer.part(gateway)?;
     }
@@ -81,11 +89,12 @@ fn undisturbed(
     attack: impl FnOnce(&mut Peer) -> Outcome,
 ) -> Outcome {
     let (here, there) = (from.mac_bytes()?, victim.mac_bytes()?);
-    from.ping(&victim.ip()?.to_string(), 2)?;
     let arrived = Count::of(victim, data(there, here))?;
-    let talks = [Talk::start(victim, data(here, there), rate)?, Talk::start(from, data(there, here), TO_VICTIM)?];
-    pause(500)?;
+    let back = Talk::start(victim, data(here, there), rate)?;
+    // What is sent to somebody unknown goes to every peer, and rightly so.
+    pause(30)?;
     let before = peer.frames_for(there)?;
+    let talks = [back, Talk::start(from, data(there, here), TO_VICTIM)?];
     attack(peer)?;
     let [back, sent] = talks.map(Talk::stop);
     let (back, sent, arrived) = (back?, sent?, arrived.stop()?);

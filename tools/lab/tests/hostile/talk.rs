@@ -23,22 +23,33 @@ pub(crate) fn data(to: Mac, from: Mac) -> Vec<u8> {
     frame
 }
 
-/// Work that a thread does until it is told to stop; what it counted.
+/// Work that a thread does until it is told to stop, at the latest when this is dropped; what it counted.
 struct Work {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<u64, String>>,
+    thread: Option<JoinHandle<Result<u64, String>>>,
 }
 
 impl Work {
     fn start(work: impl FnOnce(&AtomicBool) -> Result<u64, String> + Send + 'static) -> Work {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
-        Work { stop, thread: thread::spawn(move || work(&told)) }
+        Work { stop, thread: Some(thread::spawn(move || work(&told))) }
     }
 
-    fn stop(self) -> Result<u64, Failed> {
+    fn stop(mut self) -> Result<u64, Failed> {
         self.stop.store(true, Relaxed);
-        Ok(self.thread.join().map_err(|_| "a thread panicked")??)
+        let result = self.thread.take().map(JoinHandle::join).ok_or("stopped twice")?;
+        Ok(result.map_err(|_| "a thread panicked")??)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        // Its socket keeps the namespace alive.
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use ipop_lab::arp::Arp;
-use ipop_lab::{Container, interrupt};
+use ipop_lab::{Container, Lab, interrupt};
 use libtest_mimic::Failed;
 
 use super::clients::Crowd;
@@ -53,7 +53,7 @@ fn storm(scene: &Scene, place: usize) -> Result<(Container, Talk), Failed> {
 
 /// A peer repeats a question at the gateway where the container was.
 pub(crate) fn flood_at_the_old_gateway() -> Outcome {
-    let (scene, mut peer) = Scene::with_peer(|config| config["workers"] = 4.into())?;
+    let (scene, mut peer) = Scene::with_peer(&Lab::builder(), |config| config["workers"] = 4.into())?;
     let move_of_m = Move::prepare(&scene, 0, 1)?;
     peer.flood("gw-a", &question("10.0.3.11"), RATE, 5, PORTS)?;
     let reached = move_of_m.go(&scene);
