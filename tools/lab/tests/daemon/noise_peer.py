@@ -3,8 +3,8 @@
 - The Noise Protocol Framework, revision 34 (noiseprotocol.org): Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s
 - the drawings in dataplane/src/datagram/mod.rs, dataplane/src/session/ and control/src/link/noise.rs
 
-It opens a session as initiator or responder, sends one frame again and again, and ends well once another frame has
-arrived. It prints the cipher that was agreed on.
+As a program it opens a session as initiator or responder, sends one frame again and again, and ends well once another
+frame has arrived. It prints the cipher that was agreed on. As a module it is what hostile/peer.py is made of.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-VERSION, DATA, INITIATION, RESPONSE = 3, 1, 3, 4
-FRAME = 1
+VERSION, DATA, INITIATION, RESPONSE, DATA_ASIDE = 3, 1, 3, 4, 5
+PAD, FRAME, CONTROL = 0, 1, 4
 CONTROL_LANE = 255
 INTRODUCTION = ">QQIBB2x64s"
 
@@ -95,8 +95,14 @@ class Handshake:
         return self.hkdf(b"", 2)
 
 
+def record(kind, body):
+    return struct.pack(">BBH", kind, 0, len(body)) + body
+
+
 class Peer:
-    def __init__(self, options):
+    """One session with one gateway."""
+
+    def __init__(self, options, endpoint=None):
         self.options = options
         with open(options.key, encoding="ascii") as file:
             self.private = X25519PrivateKey.from_private_bytes(base64.b64decode(file.read()))
@@ -109,12 +115,16 @@ class Peer:
         self.session = int.from_bytes(os.urandom(4), "big") | 1
         self.life = int.from_bytes(os.urandom(8), "big")
         self.abilities = 0 if options.without_aes else 1
-        self.counter = 0
+        self.counters = {}
         self.cipher = None
         self.seen = set()
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind((options.listen, 5800))
+        self.socket = endpoint or self.open(5800)
         self.to = (options.address, 5800)
+
+    def open(self, port):
+        endpoint = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        endpoint.bind((self.options.listen, port))
+        return endpoint
 
     def header(self, kind, session, lane, counter):
         first = VERSION << 28 | kind << 24 | self.options.network
@@ -138,12 +148,11 @@ class Peer:
         """The introduction of the other side says where to send to, and how."""
         assert len(introduction) == 88, "an introduction of another length"
         _, _, self.their_session, abilities, name_len, name = struct.unpack(INTRODUCTION, introduction)
-        assert name[:name_len] == b"gw-a", "another name"
+        assert name[:name_len] == self.options.name.encode(), "another name"
         aes = abilities & self.abilities & 1
         self.cipher = "AES-256-GCM" if aes else "ChaCha20-Poly1305"
         aead = AESGCM if aes else ChaCha20Poly1305
         self.sending, self.receiving = aead(sending), aead(receiving)
-        print(self.cipher, flush=True)
 
     # -> e, es, s, ss ; <- e, ee, se, psk
 
@@ -195,11 +204,15 @@ class Peer:
         header = self.header(RESPONSE, self.their_session, CONTROL_LANE, 0)
         self.socket.sendto(self.stamped(header + message), self.to)
 
-    def send(self, frame):
-        header = self.header(DATA, self.their_session, 0, self.counter)
-        self.counter += 1
-        record = struct.pack(">BBH", FRAME, 0, len(frame)) + frame
-        self.socket.sendto(header + self.sending.encrypt(bytes(4) + header[8:], record, header), self.to)
+    def seal(self, records, kind=DATA, lane=0):
+        """Every lane has numbers of its own."""
+        counter = self.counters.get(lane, 0)
+        self.counters[lane] = counter + 1
+        header = self.header(kind, self.their_session, lane, counter)
+        return header + self.sending.encrypt(bytes(4) + header[8:], records, header)
+
+    def send(self, kind, body):
+        self.socket.sendto(self.seal(record(kind, body)), self.to)
 
     def records(self, datagram):
         header = datagram[:16]
@@ -224,7 +237,7 @@ class Peer:
         while time.monotonic() < end:
             if time.monotonic() >= next_send:
                 if self.cipher and (confirmed or self.options.role == "initiator"):
-                    self.send(frame)
+                    self.send(FRAME, frame)
                     next_send = time.monotonic() + 0.2
                 elif not self.cipher and self.options.role == "initiator":
                     self.initiate()
@@ -239,8 +252,10 @@ class Peer:
             kind = first >> 24 & 0xF
             if kind == INITIATION and self.options.role == "responder" and not confirmed:
                 self.respond(datagram)
+                print(self.cipher, flush=True)
             elif kind == RESPONSE and session == self.session and not self.cipher:
                 self.finish(datagram)
+                print(self.cipher, flush=True)
             elif kind == DATA and session == self.session and self.cipher:
                 # The initiator uses the session first.
                 confirmed = True
@@ -257,6 +272,7 @@ def main():
     parser.add_argument("--preshared")
     parser.add_argument("--without-aes", action="store_true", help="say that this processor has no instructions for it")
     parser.add_argument("--network", type=int, default=0)
+    parser.add_argument("--name", default="gw-a", help="what the gateway calls itself")
     sys.exit(0 if Peer(parser.parse_args()).run() else "the frame did not come")
 
 
