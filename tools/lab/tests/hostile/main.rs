@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         trial("timers_a_move_beside_an_arp_storm_at_the_new_gateway", &ipop, timers::storm_at_the_new_gateway),
         trial("timers_a_move_beside_a_peers_flood", &peer, timers::flood_at_the_old_gateway),
         trial("timers_a_move_beside_clients_that_pipeline", &ipop, timers::clients_at_the_old_gateway),
+        trial("timers_a_question_is_repeated_beside_an_arp_storm", &ipop, timers::repeated_beside_a_storm),
+        trial("timers_a_question_is_repeated_beside_clients_that_pipeline", &ipop, timers::repeated_beside_clients),
     ];
     run(trials)
 }
