@@ -40,6 +40,8 @@ pub(super) struct Arbitration {
     entered: bool,
     /// The segment has heard the newcomer.
     heard: bool,
+    /// What the newcomer wants to know, to be put to the segment once it is believed.
+    question: Option<Request>,
     asked: u32,
     since_ms: u64,
     next_ms: u64,
@@ -60,29 +62,42 @@ pub(super) enum Learned {
     Changed,
     /// The table says otherwise, and the word has no right to replace it (O flag of RFC 4861).
     Kept,
+    /// Nobody has asked, and nobody hears of it.
+    Ignored,
     /// Whoever has it is asked first.
     Waits,
     /// Whoever says so may not.
     Refused,
 }
 
+/// Who was asked before somebody said where an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// Nobody: it comes by itself.
+    Unasked,
+    /// Everybody, by a station of this side. If somebody on this side has answered it, we have not seen that.
+    Asked,
+    /// This segment, by us, and nobody here has answered; or the word is of this side itself.
+    Checked,
+}
+
 impl Resolver {
-    /// Takes in what somebody says of an address. `asked_for` says that stations on this side have been asked for it, as with
-    /// an answer to a question of our own or of a peer.
-    pub(super) fn learn(&mut self, key: Key, word: Word, asked_for: bool, step: &mut Step<'_>) -> Learned {
+    /// Takes in what somebody says of an address.
+    pub(super) fn learn(&mut self, key: Key, word: Word, evidence: Evidence, step: &mut Step<'_>) -> Learned {
         if let Some(arbitration) = self.arbitrations.get(&key) {
             let same = |other: &Word| (other.owner, other.mac) == (word.owner, word.mac);
+            let local = word.owner == Owner::Local;
             match &arbitration.old {
                 Some(old) if same(old) => self.uphold(key, step),
-                // Nothing was known, and now a station of this side has spoken.
-                None if word.owner == Owner::Local && word.mac == arbitration.new.mac => {
-                    // It has moved here.
+                // Nothing was known, and the claimant has moved here, or stations on this side have been asked in the meantime.
+                None if local && word.mac == arbitration.new.mac
+                    || evidence != Evidence::Unasked && same(&arbitration.new) && !arbitration.entered =>
+                {
                     self.arbitrations.remove(&key);
                 }
-                None if word.owner == Owner::Local => self.object(key, word.clone(), step),
-                // Stations on this side have been asked in the meantime, by the one who wants to know.
-                None if asked_for && same(&arbitration.new) && !arbitration.entered => {
-                    self.arbitrations.remove(&key);
+                // Nothing was known, and somebody has answered who does not claim it unasked.
+                None if local || evidence != Evidence::Unasked && !same(&arbitration.new) => {
+                    self.object(key, word.clone(), step);
                 }
                 // It may ask in the meantime, if it takes nothing from anybody.
                 None if same(&arbitration.new) && word.source == Source::RequestRpc => return Learned::Kept,
@@ -90,14 +105,17 @@ impl Resolver {
                 _ => {}
             }
         }
+        let unasked = word.owner != Owner::Local && evidence == Evidence::Unasked && word.source == Source::ReplyRpc;
         let Some(known) = self.entries.get(&key) else {
-            if word.owner != Owner::Local && !asked_for && word.source == Source::ReplyRpc {
-                return self.open(key, None, word, step);
-            }
-            return self.enter(key, &word, asked_for, step);
+            return match word.announcement {
+                // An answer to nothing is for nobody.
+                None if unasked => Learned::Ignored,
+                Some(_) if unasked => self.open(key, None, word, step),
+                _ => self.enter(key, &word, evidence, step),
+            };
         };
         if (known.owner, known.mac) == (word.owner, word.mac) {
-            return self.enter(key, &word, asked_for, step);
+            return self.enter(key, &word, evidence, step);
         }
         if word.flags.is_some_and(|flags| !flags.overrides) {
             return Learned::Kept;
@@ -106,10 +124,14 @@ impl Resolver {
         if known.mac == word.mac && known.owner != Owner::Local && word.owner != Owner::Local {
             let place = self.place_of(key.vlan, word.mac, step);
             let unmoved = place == Some(known.owner);
-            return if unmoved { Learned::Known } else { self.enter(key, &word, asked_for, step) };
+            return if unmoved { Learned::Known } else { self.enter(key, &word, evidence, step) };
         }
-        // What nobody on this side was asked about has no right against a station of this side.
-        let standing = known.checked && known.mac != word.mac || word.owner != Owner::Local;
+        // What nobody on this side was asked about has no right against a station of this side, and what nobody at all was
+        // asked about none against an answer.
+        let standing = match word.owner {
+            Owner::Local => known.checked && known.mac != word.mac,
+            Owner::Peer(_) => !known.hearsay || unasked,
+        };
         let old = Word {
             owner: known.owner,
             mac: known.mac,
@@ -119,8 +141,13 @@ impl Resolver {
             announcement: None,
             frame: None,
         };
+        if !standing && known.mac != word.mac {
+            self.stats.duplicates += 1;
+            let reason = if word.owner == Owner::Local { Reason::IpIsHere } else { Reason::IpIsThere };
+            step.refuse(&old, reason, key, Some((word.mac, word.owner)));
+        }
         if !standing || old.owner == word.owner && old.owner != Owner::Local {
-            return self.enter(key, &word, asked_for, step);
+            return self.enter(key, &word, evidence, step);
         }
         self.stats.conflicts += 1;
         self.open(key, Some(old), word, step)
@@ -134,16 +161,17 @@ impl Resolver {
         let running = self.arbitrations.get(&key).map(|arbitration| (arbitration.asked, arbitration.since_ms));
         if self.arbitrations.len() >= MAX_ARBITRATIONS && running.is_none() {
             self.stats.rate_limited += 1;
-            return if waits { Learned::Waits } else { self.enter(key, &new, true, step) };
+            return if waits { Learned::Waits } else { self.enter(key, &new, Evidence::Checked, step) };
         }
-        let learned = if waits { Learned::Waits } else { self.enter(key, &new, true, step) };
+        let learned = if waits { Learned::Waits } else { self.enter(key, &new, Evidence::Checked, step) };
         if learned == Learned::Refused {
             return learned;
         }
         // A newer claim takes the place of the one that waits, but does not put off the end.
         let (asked, since_ms) = running.unwrap_or((0, now));
         let heard = new.owner == Owner::Local;
-        let arbitration = Arbitration { old, new, entered: !waits, heard, asked, since_ms, next_ms: now };
+        let question = None;
+        let arbitration = Arbitration { old, new, entered: !waits, heard, question, asked, since_ms, next_ms: now };
         self.arbitrations.insert(key, arbitration);
         self.arbitrate(key, step);
         learned
@@ -194,10 +222,32 @@ impl Resolver {
         }
     }
 
-    /// The segment hears the announcement of the newcomer.
+    /// The segment hears the announcement of the newcomer, and what it asks.
     fn repeat_newcomer(&mut self, key: Key, step: &mut Step<'_>) {
-        let Some(word) = self.arbitrations.get(&key).map(|arbitration| arbitration.new.clone()) else { return };
+        let Some(arbitration) = self.arbitrations.get_mut(&key) else { return };
+        arbitration.heard = true;
+        let (word, question) = (arbitration.new.clone(), arbitration.question.take());
         self.repeat(key, &word, step);
+        self.put_for(&word, question, step);
+    }
+
+    fn put_for(&mut self, newcomer: &Word, question: Option<Request>, step: &mut Step<'_>) {
+        if let (Some(question), Owner::Peer(peer)) = (question, newcomer.owner) {
+            self.put_held_question(&question, peer, step);
+        }
+    }
+
+    /// Whether a newcomer is believed that asks something in the name of an address which another has. If not yet, its
+    /// question is kept.
+    pub(super) fn is_believed(&mut self, key: Key, request: &Request) -> bool {
+        let Some(arbitration) = self.arbitrations.get_mut(&key) else { return false };
+        if arbitration.new.mac != request.asker_mac {
+            return false;
+        }
+        if !arbitration.heard {
+            arbitration.question = Some(request.clone());
+        }
+        arbitration.heard
     }
 
     /// The segment hears what a newcomer has announced, so it must hear it if that turns out to be wrong.
@@ -222,7 +272,7 @@ impl Resolver {
         step.refuse(&new, reason, key, Some((old.mac, old.owner)));
         let given = self.entries.get(&key).map(|entry| entry.given.clone()).unwrap_or_default();
         if entered {
-            self.enter(key, &old, true, step);
+            self.enter(key, &old, Evidence::Checked, step);
         }
         self.set_right(key, &old, heard, &given, step);
         if old.owner == Owner::Local {
@@ -233,29 +283,37 @@ impl Resolver {
         self.questions.hurry(&key, step.now_ms, &mut self.timers);
     }
 
-    /// A station of this side has the address that a peer claimed.
+    /// Somebody has answered for an address that a peer claimed unasked.
     fn object(&mut self, key: Key, holder: Word, step: &mut Step<'_>) {
         let Some(Arbitration { new, heard, .. }) = self.arbitrations.remove(&key) else { return };
         self.stats.duplicates += 1;
-        step.refuse(&new, Reason::IpIsHere, key, Some((holder.mac, holder.owner)));
+        let reason = if holder.owner == Owner::Local { Reason::IpIsHere } else { Reason::IpIsThere };
+        step.refuse(&new, reason, key, Some((holder.mac, holder.owner)));
         let given = self.entries.remove(&key).map(|entry| entry.given).unwrap_or_default();
-        self.enter(key, &holder, true, step);
+        self.enter(key, &holder, Evidence::Checked, step);
         self.set_right(key, &holder, heard, &given, step);
-        self.announce(key, Word { announcement: Some(Announcement::Reply), frame: None, ..holder }, step);
+        if holder.owner == Owner::Local {
+            self.announce(key, Word { announcement: Some(Announcement::Reply), frame: None, ..holder }, step);
+        }
     }
 
     /// The holder is silent: the address is where the newcomer says.
     fn grant(&mut self, key: Key, step: &mut Step<'_>) {
-        let Some(Arbitration { old, new, entered, heard, .. }) = self.arbitrations.remove(&key) else { return };
+        let Some(Arbitration { old, new, entered, heard, question, .. }) = self.arbitrations.remove(&key) else {
+            return;
+        };
         if entered {
             return;
         }
         let given = self.entries.get(&key).map(|entry| entry.given.clone()).unwrap_or_default();
+        let unknown = old.is_none();
         if old.is_some_and(|old| old.owner == Owner::Local) {
             self.stats.gone += 1;
         }
         self.entries.remove(&key);
-        if self.enter(key, &new, true, step) == Learned::Refused {
+        // Of what was unknown this segment has been asked, and nobody else.
+        let evidence = if unknown { Evidence::Unasked } else { Evidence::Checked };
+        if self.enter(key, &new, evidence, step) == Learned::Refused {
             return;
         }
         if new.owner == Owner::Local {
@@ -265,6 +323,7 @@ impl Resolver {
         }
         self.set_right(key, &new, false, &given, step);
         self.give_answer(key, &new, step);
+        self.put_for(&new, question, step);
     }
 
     /// The gateway of the holder says that it is gone: the newcomer has the address.
@@ -317,7 +376,8 @@ impl Resolver {
         if !self.arbitrations.contains_key(&key) && self.arbitrations.len() < MAX_ARBITRATIONS {
             let (asked, since_ms) = (0, step.now_ms);
             let next_ms = since_ms;
-            let arbitration = Arbitration { old: None, new, entered: true, heard: false, asked, since_ms, next_ms };
+            let (entered, heard, question) = (true, false, None);
+            let arbitration = Arbitration { old: None, new, entered, heard, question, asked, since_ms, next_ms };
             self.arbitrations.insert(key, arbitration);
             self.arbitrate(key, step);
         }

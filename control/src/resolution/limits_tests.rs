@@ -198,7 +198,7 @@ proptest! {
                         announcement: None,
                         frame: None,
                     };
-                    let entry = Entry::of(&word, None, true, 0, 1000);
+                    let entry = Entry::of(&word, None, arbitration::Evidence::Checked, 0, 1000);
                     prop_assert_eq!(entries.put(key(ip), entry).is_ok(), fits);
                 }
                 Change::Remove { ip } => drop(entries.remove(&key(ip))),

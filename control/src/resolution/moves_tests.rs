@@ -31,7 +31,8 @@ fn a_container_that_moves_to_and_fro_is_known_within_a_second() {
     both(|mut net| {
         let (c0, c1) = (net.hosts[0].ip, net.hosts[1].ip);
         net.ask(0, c1);
-        for (gateway, pause) in [(2, 200), (1, 100), (2, 300), (1, REACHABLE_MS), (2, REACHABLE_MS)] {
+        // More of it within minutes would freeze it (RFC 7432, section 15.1).
+        for (gateway, pause) in [(2, 200), (1, 100), (2, REACHABLE_MS)] {
             net.hosts[1].gateway = gateway;
             net.ask(1, c0);
             net.advance(pause);

@@ -1,7 +1,8 @@
 //! What peers say: their questions, answers and claims.
 
 use super::*;
-use crate::resolution::arbitration::Learned;
+use crate::resolution::arbitration::{Evidence, Learned};
+use crate::resolution::questions::Owed;
 
 /// A question that was put to the segment so short ago is not put again: its answer is for all.
 const JOIN_MS: u64 = 200;
@@ -92,14 +93,25 @@ impl Resolver {
                 announcement: None,
                 frame: None,
             };
-            // Stations learn from questions too, so none is put in the name of an address that is another's here.
-            if matches!(self.learn(Key { vlan, ip }, word, false, step), Learned::Waits | Learned::Refused) {
-                return Ok(());
+            let name = Key { vlan, ip };
+            match self.learn(name, word, Evidence::Unasked, step) {
+                Learned::Refused => return Ok(()),
+                // Stations learn from questions too, so none is put in the name of an address that is another's here.
+                Learned::Waits if !self.is_believed(name, request) => return Ok(()),
+                _ => {}
             }
             self.vouch(vlan, ip, source, speaker);
         }
         self.put_question(peer, Key { vlan, ip: request.target }, speaker, source, request.frame.as_deref(), step);
         Ok(())
+    }
+
+    /// The question that a newcomer has asked while the holder of its address was being asked.
+    pub(super) fn put_held_question(&mut self, request: &Request, peer: PeerId, step: &mut Step<'_>) {
+        let speaker = Speaker { ip: request.asker, mac: request.asker_mac };
+        let frame = request.frame.as_deref();
+        let source = frame.and_then(|frame| Frame::parse(frame).ok()).map(|frame| frame.src);
+        self.put_question(peer, Key { vlan: request.vlan, ip: request.target }, speaker, source, frame, step);
     }
 
     /// Puts a question of a peer to our segment, as the asker has sent it. One that was put just now is not put again.
@@ -194,10 +206,14 @@ impl Resolver {
             let frame = word.frame.as_deref().map_or_else(made, <[u8]>::to_vec);
             step.inject(frame);
         }
-        // If we, or a peer by us, have asked this segment too, then nobody here has it.
-        let asked_for = self.questions.is_waiting(&key)
-            || reply.asker_mac.is_some_and(|mac| self.injected.contains_key(&(key, mac)));
-        match self.learn(key, word.clone(), asked_for, step) {
+        let asked = reply.asker_mac.is_some_and(|mac| self.injected.contains_key(&(key, mac)));
+        let evidence = match reply.announcement {
+            // We have asked this segment for a peer, and nobody has answered.
+            _ if asked => Evidence::Checked,
+            None if self.questions.is_waiting(&key) => Evidence::Asked,
+            _ => Evidence::Unasked,
+        };
+        match self.learn(key, word.clone(), evidence, step) {
             // Nobody here hears of it before the holder has had its say.
             Learned::Waits | Learned::Refused => return Ok(()),
             Learned::Known | Learned::Changed => {
@@ -206,7 +222,7 @@ impl Resolver {
                 }
                 self.give_answer(key, &word, step);
             }
-            Learned::Kept => {}
+            Learned::Kept | Learned::Ignored => {}
         }
         self.repeat(key, &word, step);
         Ok(())
@@ -219,10 +235,13 @@ impl Resolver {
         let to = frame.and_then(|frame| Frame::parse(frame).ok()).map(|frame| frame.dst);
         let flags = word.flags.unwrap_or(Flags::OF_ARP);
         for asker in self.questions.answered(&key) {
-            self.stats.replies_injected += 1;
-            if asker.misled {
-                self.set_right(key, word, false, &[(asker.speaker, asker.station, step.now_ms)], step);
-                continue;
+            match asker.owed {
+                Owed::Answer => self.stats.replies_injected += 1,
+                Owed::Correction => {
+                    self.set_right(key, word, false, &[(asker.speaker, asker.station, step.now_ms)], step);
+                    continue;
+                }
+                Owed::Nothing => continue,
             }
             let path = Path { src: self.source_for(key.vlan, word.station, step), dst: asker.station, vlan: key.vlan };
             let own = frame.filter(|_| to == Some(asker.station)).map(<[u8]>::to_vec);
@@ -283,8 +302,7 @@ impl Resolver {
         if self.entries.get(&key).is_some_and(|e| e.owner == Owner::Peer(peer) && e.mac == withdraw.mac) {
             let given = self.entries.remove(&key).map(|entry| entry.given).unwrap_or_default();
             self.stats.withdrawn += 1;
-            let recent: Vec<_> = given.into_iter().filter(|(.., at)| step.now_ms - at < ANSWER_MS).collect();
-            self.look_for(key, &recent, step);
+            self.look_for(key, &given, step);
         }
         self.questions.hurry(&key, step.now_ms, &mut self.timers);
     }

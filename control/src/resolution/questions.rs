@@ -24,7 +24,7 @@ pub(super) const ASKER_RATE: u64 = 500;
 const MAX_WAITING: usize = 1024;
 const MAX_ASKERS: usize = 32;
 /// The silence of a holder after which its gateway is asked whether what was told from the table is still true.
-const QUIET_MS: u64 = 3000;
+const QUIET_MS: u64 = 1500;
 /// Between two looks at what waits.
 const PUMP_MS: u64 = 10;
 
@@ -34,8 +34,18 @@ pub(super) struct Asker {
     pub(super) speaker: Speaker,
     /// The Ethernet source of the question, to which the answer goes.
     pub(super) station: MacAddr,
-    /// It was given a wrong answer from the table and hears the right one as an announcement, which alone replaces it.
-    pub(super) misled: bool,
+    pub(super) owed: Owed,
+}
+
+/// What an asker gets when somebody answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owed {
+    /// The answer.
+    Answer,
+    /// It was given a wrong one from the table, and hears the right one as an announcement, which alone replaces it.
+    Correction,
+    /// It has its answer from the table, and hears no more unless that was wrong.
+    Nothing,
 }
 
 /// Whom a question waits for.
@@ -167,7 +177,7 @@ impl Resolver {
                 let age_ms = now - entry.learned_ms;
                 match entry.owner {
                     Owner::Peer(_) if age_ms <= self.fresh_ms => {
-                        return self.answer_locally(key, asker, step);
+                        return self.answer_locally(key, asker, frame, step);
                     }
                     Owner::Peer(peer) => {
                         Stage::Holder(match step.macs.table().lookup(MacKey::new(key.vlan, entry.mac)) {
@@ -214,7 +224,7 @@ impl Resolver {
 
     /// An answer from the table. Its gateway is asked whether it is still true as soon as the holder has been quiet for a
     /// while, so that nobody is left for long with an answer that has become wrong.
-    fn answer_locally(&mut self, key: Key, asker: Asker, step: &mut Step<'_>) {
+    fn answer_locally(&mut self, key: Key, asker: Asker, frame: Option<Box<[u8]>>, step: &mut Step<'_>) {
         const MAX_GIVEN: usize = 16;
         let now = step.now_ms;
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -223,7 +233,8 @@ impl Resolver {
             entry.given.remove(0);
         }
         entry.given.push((asker.speaker, asker.station, now));
-        let (mac, station, flags, checked) = (entry.mac, entry.station, entry.flags, entry.checked);
+        let (mac, station, flags, checked, hearsay) =
+            (entry.mac, entry.station, entry.flags, entry.checked, entry.hearsay);
         if !entry.confirming {
             entry.confirming = true;
             self.timers.push(entry.learned_ms + QUIET_MS.min(self.fresh_ms), Timer::Confirm(key));
@@ -231,9 +242,25 @@ impl Resolver {
         let path = Path { src: self.source_for(key.vlan, station, step), dst: asker.station, vlan: key.vlan };
         self.stats.answered_locally += 1;
         step.inject(speech::answer(key.ip, mac, flags, asker.speaker, path));
+        if hearsay && !self.questions.map.contains_key(&key) {
+            // Whoever says otherwise is heard: all are asked, as for an address of which nothing is known.
+            self.ask_all_in_the_name_of(key, asker, frame, step);
+        }
         if !checked {
             self.check_segment(key, step);
         }
+    }
+
+    fn ask_all_in_the_name_of(&mut self, key: Key, asker: Asker, frame: Option<Box<[u8]>>, step: &mut Step<'_>) {
+        let now = step.now_ms;
+        if step.peers_up == 0 || self.questions.map.len() >= MAX_PENDING {
+            self.stats.not_asked += 1;
+            return;
+        }
+        let pending = Pending { since_ms: now, tries: 0, next_ms: u64::MAX };
+        let (stage, repeated, askers) = (Stage::Queued, true, vec![Asker { owed: Owed::Nothing, ..asker }]);
+        self.questions.map.insert(key, Question { pending, stage, queued_ms: now, repeated, askers, frame });
+        self.enqueue(key, asker, step);
     }
 
     /// The holder of an address that was told from the table has been quiet for a while: its gateway is asked.
@@ -408,7 +435,7 @@ impl Resolver {
     pub(super) fn look_for(&mut self, key: Key, given: &[(Speaker, MacAddr, u64)], step: &mut Step<'_>) {
         for (speaker, station, _) in given {
             let frame = speech::question(key.ip, *speaker, *station, key.vlan);
-            let asker = Asker { speaker: *speaker, station: *station, misled: true };
+            let asker = Asker { speaker: *speaker, station: *station, owed: Owed::Correction };
             self.asked(key, asker, Some(frame.into()), step);
         }
         if !given.is_empty() {

@@ -1,8 +1,8 @@
 //! What the segment says: questions, answers and announcements of stations on this side.
 
-use super::questions::Asker;
+use super::questions::{Asker, Owed};
 use super::*;
-use crate::resolution::arbitration::Learned;
+use crate::resolution::arbitration::{Evidence, Learned};
 
 impl Resolver {
     /// A frame from the port that is ARP or neighbour discovery.
@@ -38,7 +38,7 @@ impl Resolver {
                 let speaker = Speaker { ip: asker, mac: asker_mac };
                 match asker {
                     _ if carried.is_none() => self.forward(&frame, checksum_pending, step),
-                    Some(_) => self.asked(key, Asker { speaker, station, misled: false }, carried, step),
+                    Some(_) => self.asked(key, Asker { speaker, station, owed: Owed::Answer }, carried, step),
                     None => self.probed(key, speaker, station, carried, step),
                 }
             }
@@ -133,11 +133,11 @@ impl Resolver {
     fn learn_local(&mut self, key: Key, word: Word, step: &mut Step<'_>) -> bool {
         let before = self.entries.get(&key).map(|known| (known.owner, known.mac, known.verify.is_some()));
         let source = word.source;
-        let learned = self.learn(key, word, true, step);
+        let learned = self.learn(key, word, Evidence::Checked, step);
         match learned {
             // One that waits is told to peers when it is decided.
             Learned::Refused | Learned::Waits => return false,
-            Learned::Kept => return true,
+            Learned::Kept | Learned::Ignored => return true,
             Learned::Known | Learned::Changed => {}
         }
         let moved = before.is_some_and(|(owner, mac, _)| {
@@ -180,11 +180,11 @@ impl Resolver {
     }
 
     /// Enters what is believed.
-    pub(super) fn enter(&mut self, key: Key, word: &Word, checked: bool, step: &mut Step<'_>) -> Learned {
+    pub(super) fn enter(&mut self, key: Key, word: &Word, evidence: Evidence, step: &mut Step<'_>) -> Learned {
         let known = self.entries.get(&key);
         let same = known.is_some_and(|known| (known.owner, known.mac) == (word.owner, word.mac));
         let given = known.filter(|_| !same).map(|known| known.given.clone()).unwrap_or_default();
-        let entry = Entry::of(word, known, checked, step.now_ms, self.expiry_ms);
+        let entry = Entry::of(word, known, evidence, step.now_ms, self.expiry_ms);
         match self.entries.put(key, entry) {
             Ok(()) => {}
             Err(Full::Table) => self.stats.table_full += 1,

@@ -6,6 +6,7 @@ use ipop_dataplane::addr::{MacAddr, Vlan};
 use ipop_dataplane::mac_table::Owner;
 use serde::{Deserialize, Serialize};
 
+use super::arbitration::Evidence;
 use super::heard::Flags;
 use super::speech::Speaker;
 use crate::rpc::Announcement;
@@ -67,6 +68,8 @@ pub struct Entry {
     pub expires_ms: u64,
     /// Nobody on this side has it: the segment was asked. Always true of an entry of this side.
     pub(super) checked: bool,
+    /// A peer has announced it, and nobody else was asked.
+    pub(super) hearsay: bool,
     /// When peers were last told of it.
     pub(super) told_ms: Option<u64>,
     /// Who asked for it last on its own side, and when.
@@ -109,7 +112,7 @@ pub(super) struct Word {
 
 impl Entry {
     /// The entry that a word makes, in the place of `known`.
-    pub(super) fn of(word: &Word, known: Option<&Entry>, checked: bool, now_ms: u64, expiry_ms: u64) -> Entry {
+    pub(super) fn of(word: &Word, known: Option<&Entry>, evidence: Evidence, now_ms: u64, expiry_ms: u64) -> Entry {
         let same = known.filter(|known| (known.owner, known.mac) == (word.owner, word.mac));
         Entry {
             mac: word.mac,
@@ -119,7 +122,12 @@ impl Entry {
             source: word.source,
             learned_ms: now_ms,
             expires_ms: now_ms + expiry_ms,
-            checked: checked || word.owner == Owner::Local || same.is_some_and(|same| same.checked),
+            checked: evidence == Evidence::Checked
+                || word.owner == Owner::Local
+                || same.is_some_and(|same| same.checked),
+            hearsay: evidence == Evidence::Unasked
+                && word.source == Source::ReplyRpc
+                && same.is_none_or(|same| same.hearsay),
             told_ms: same.and_then(|same| same.told_ms),
             asked: known.and_then(|known| known.asked),
             confirming: same.is_some_and(|same| same.confirming),
