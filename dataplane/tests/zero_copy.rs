@@ -55,8 +55,11 @@ impl Side {
         for (mac, owner) in [(HERE, Owner::Local), (THERE, Owner::Peer(PeerId(0)))] {
             writer.insert(MacKey::new(Vlan::UNTAGGED, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
         }
-        let shared =
-            Shared { macs, claims: [Default::default()].into(), events: Arc::new(Events::new(Box::new(Nobody))) };
+        let shared = Shared {
+            macs,
+            claims: [Default::default()].into(),
+            events: Arc::new(Events::for_peers(Box::new(Nobody), 1)),
+        };
         let config = WorkerConfig {
             lane: 0,
             workers: 1,

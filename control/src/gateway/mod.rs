@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
-use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Wake};
+use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Notice, Wake};
 use ipop_dataplane::forward::Learn;
 use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
@@ -141,7 +141,8 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
     let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
     let path = config.control_socket.clone();
-    let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))), confine.as_ref())?;
+    let events = Events::for_peers(Box::new(MioWake(waker)), config.peers.len());
+    let mut gateway = Gateway::start(config, events, confine.as_ref())?;
     let listener = Admin::bind(&path, confine.as_ref().map(Confine::user))?;
     let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     // Everything is open, and what could go wrong has been said.
@@ -341,15 +342,15 @@ impl Gateway {
                 Event::Handshake { from, kind, session, body } => {
                     self.take_handshake(from, kind, session, &body, now_ms);
                 }
-                Event::SessionUsed(peer, session) => {
+                Event::Notice(Notice::SessionUsed(peer, session)) => {
                     if let Some(link) = self.links.get_mut(peer.index()) {
                         let outcome = link.session_used(session, now_ms);
                         self.follow(peer, outcome, now_ms);
                     }
                 }
-                Event::Roamed(peer, from) => self.take_roaming(peer, from, now_ms),
-                Event::TooBig(peer) => self.path_refused(peer, now_ms),
-                Event::Failed(error) => return Err(GatewayError::WorkerFailed(error)),
+                Event::Notice(Notice::Roamed(peer, from)) => self.take_roaming(peer, from, now_ms),
+                Event::Notice(Notice::TooBig(peer)) => self.path_refused(peer, now_ms),
+                Event::Notice(Notice::Failed(error)) => return Err(GatewayError::WorkerFailed(error)),
             }
         }
         Ok(true)
