@@ -119,6 +119,7 @@ impl Gateway {
                 tx_frames: sum(|c| &c.tx_frames),
                 tx_bytes: sum(|c| &c.tx_bytes),
                 tx_datagrams: sum(|c| &c.tx_datagrams),
+                messages_dropped: self.messages_dropped(link.id()),
                 zero_copy: self.zero_copy(index, now_ms),
             }
         };
