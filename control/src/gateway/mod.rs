@@ -9,6 +9,7 @@ mod peers;
 mod port;
 mod post;
 mod refusals;
+mod tables;
 mod turn;
 mod view;
 
@@ -44,7 +45,7 @@ use self::overload::Overload;
 use self::refusals::Refusals;
 use self::turn::Timers;
 use crate::action::Action;
-use crate::admin::{Admin, AdminError};
+use crate::admin::{self, Admin, AdminError};
 use crate::config::{Config, PeerConfig};
 use crate::confine::{Confine, Confinement};
 use crate::keys::PrivateKey;
@@ -59,6 +60,8 @@ const SIGNALS: Token = Token(1);
 const ADMIN: Token = Token(2);
 const FIRST_CLIENT: usize = 16;
 
+/// How long a turn of the loop goes on with clients of the control socket.
+const CLIENTS: Duration = Duration::from_millis(1);
 /// Messages that `ipop rpc` remembers.
 const RPC_LOG: usize = 256;
 
@@ -83,7 +86,9 @@ pub struct Gateway {
     counters: Counters,
     refusals: Refusals,
     overload: Overload,
+    /// The last messages, and how many there were before them.
     rpc_log: VecDeque<RpcMessage>,
+    rpc_forgotten: u64,
     /// Frames whose source was on this side when they came from a peer.
     held: Vec<Held>,
     /// The workers' newest table of peers, and whether something in it has changed since.
@@ -126,7 +131,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let path = config.control_socket.clone();
     let events = Events::for_peers(Box::new(MioWake(waker)), config.peers.len());
     let mut gateway = Gateway::start(config, events, confine.as_ref())?;
-    let listener = Admin::bind(&path, confine.as_ref().map(Confine::user))?;
+    let listener = admin::bind(&path, confine.as_ref().map(Confine::user))?;
     let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     // Everything is open, and what could go wrong has been said.
     if let Some(confine) = confine {
@@ -148,12 +153,12 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let mut more = false;
     loop {
         let now_ms = gateway.now_ms();
-        let timeout = if more { 0 } else { gateway.next_deadline(now_ms).saturating_sub(now_ms) };
+        let deadline_ms = admin.next_deadline().unwrap_or(u64::MAX).min(gateway.next_deadline(now_ms));
+        let timeout = if more { 0 } else { deadline_ms.saturating_sub(now_ms) };
         match poll.poll(&mut happened, Some(Duration::from_millis(timeout))) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(call("epoll_wait")(e)),
             _ => {}
         }
-        let now_ms = gateway.now_ms();
         for event in &happened {
             match event.token() {
                 EVENTS => {}
@@ -164,16 +169,15 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
                         return Ok(());
                     }
                 }
-                ADMIN => admin.accept(&registry, now_ms),
-                client => admin.serve(client, now_ms, |command| gateway.report(command)),
+                ADMIN => admin.somebody_comes(),
+                client => admin.wake(client),
             }
         }
-        more = gateway.take_events(now_ms)?;
-        let now_ms = gateway.now_ms();
-        gateway.tick(now_ms)?;
-        gateway.release_held(now_ms);
-        gateway.publish();
-        admin.expire(now_ms);
+        let more_events = gateway.turn()?;
+        // After the events, and no more than one client while there are others.
+        let (begin, now_ms) = (Instant::now(), gateway.now_ms());
+        let goes_on = || !more_events && begin.elapsed() < CLIENTS;
+        more = admin.turn(&registry, now_ms, &mut gateway, goes_on) || more_events;
     }
 }
 
@@ -181,7 +185,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
 fn check_patiently(path: &std::path::Path) -> Result<(), AdminError> {
     let begin = Instant::now();
     loop {
-        match Admin::check(path) {
+        match admin::check(path) {
             Err(AdminError::InUse(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
             result => return result,
         }
@@ -219,6 +223,7 @@ impl Gateway {
             refusals: Refusals::default(),
             overload: Overload::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
+            rpc_forgotten: 0,
             held: Vec::new(),
             published: Arc::default(),
             table_changed: false,

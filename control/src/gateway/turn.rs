@@ -65,8 +65,19 @@ impl Gateway {
         self.held_until_ms().map_or(tick_ms, |held_ms| held_ms.min(tick_ms))
     }
 
+    /// One turn; true if there is more to do at once.
+    pub(super) fn turn(&mut self) -> Result<bool, GatewayError> {
+        let now_ms = self.now_ms();
+        let more = self.take_events(now_ms)?;
+        let now_ms = self.now_ms();
+        self.tick(now_ms)?;
+        self.release_held(now_ms);
+        self.publish();
+        Ok(more)
+    }
+
     /// Handles some of what the workers have left; true if there is more.
-    pub(super) fn take_events(&mut self, now_ms: u64) -> Result<bool, GatewayError> {
+    fn take_events(&mut self, now_ms: u64) -> Result<bool, GatewayError> {
         self.events.acknowledge();
         self.sort_events();
         let begin = Instant::now();
@@ -146,7 +157,7 @@ impl Gateway {
     }
 
     /// Does what is due by the clock, if anything is.
-    pub(super) fn tick(&mut self, now_ms: u64) -> Result<(), GatewayError> {
+    fn tick(&mut self, now_ms: u64) -> Result<(), GatewayError> {
         if now_ms < self.next_deadline(now_ms) {
             return Ok(());
         }
