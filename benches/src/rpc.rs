@@ -14,6 +14,7 @@ fn request() -> Message {
         asker_mac: frames::LOCAL,
         vlan: Vlan::UNTAGGED,
         seq: 0,
+        frame: Some([0xa5; 60].into()),
     })
 }
 
@@ -27,6 +28,8 @@ fn reply() -> Message {
         asker_mac: Some(frames::LOCAL),
         announcement: None,
         router: false,
+        overrides: true,
+        frame: Some([0xa5; 60].into()),
     })
 }
 

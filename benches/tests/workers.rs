@@ -77,7 +77,7 @@ fn side(
         up: true,
         max_datagram: ETHERNET_DATAGRAM,
     };
-    let events = Arc::new(Events::new(Box::new(Nobody)));
+    let events = Arc::new(Events::for_peers(Box::new(Nobody), 1));
     let (port, inner) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_NONBLOCK).expect("a socket pair");
     for end in [&port, &inner] {

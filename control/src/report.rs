@@ -219,6 +219,9 @@ pub struct Peer {
     pub tx_bytes: u64,
     /// Datagrams to it.
     pub tx_datagrams: u64,
+    /// Messages from it that were dropped because it sends too many.
+    #[serde(default)]
+    pub messages_dropped: u64,
     /// Whether trains to it leave without a copy, and why not.
     #[serde(default)]
     pub zero_copy: String,

@@ -3,6 +3,7 @@
 //! The numbered way of a frame stands in ARCHITECTURE.md; comments here refer to its steps as (1) to (12).
 
 pub mod addr;
+pub mod budget;
 pub mod claims;
 pub mod datagram;
 pub mod ending;

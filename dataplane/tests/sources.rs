@@ -9,7 +9,7 @@ use ipop_dataplane::addr::{PeerId, Vlan};
 use ipop_dataplane::datagram::record::{FRAME, Records, parse_frame};
 use ipop_dataplane::datagram::{DATA, DATA_ASIDE, DatagramHeader};
 use ipop_dataplane::ending::Ending;
-use ipop_dataplane::event::Event;
+use ipop_dataplane::event::{Event, Notice};
 use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
@@ -110,7 +110,10 @@ fn all_arrive_in_the_order_of_their_flow_and_nobody_has_moved() {
         assert!(counts[0] == counts[1] && counts[0] >= 4, "{counts:?}");
         assert_eq!(b.worker.stats.counters.get(Ending::Delivered), u64::from(FLOWS) * u64::from(FRAMES));
         while let Some(event) = b.events.pop() {
-            assert!(!matches!(event, Event::Roamed(..)), "a port that nobody listens on is no new address");
+            assert!(
+                !matches!(event, Event::Notice(Notice::Roamed(..))),
+                "a port that nobody listens on is no new address"
+            );
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ipop_dataplane::addr::Vlan;
 use ipop_dataplane::datagram::segment::SuperFrame;
 use ipop_dataplane::ending::Ending;
-use ipop_dataplane::event::Event;
+use ipop_dataplane::event::{Event, Notice};
 use ipop_dataplane::feature::EngineChoice;
 use ipop_dataplane::peers::PeerTable;
 use ipop_dataplane::port::PortKind;
@@ -250,7 +250,7 @@ fn a_port_that_ends_is_reported(kind: Kind) {
     let end = Instant::now() + Duration::from_secs(5);
     let failed = loop {
         match events.pop() {
-            Some(Event::Failed(reason)) => break Some(reason),
+            Some(Event::Notice(Notice::Failed(reason))) => break Some(reason),
             Some(_) => {}
             None if Instant::now() > end => break None,
             None => std::thread::sleep(Duration::from_millis(1)),

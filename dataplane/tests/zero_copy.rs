@@ -59,7 +59,7 @@ impl Side {
             macs,
             own_mac: Default::default(),
             claims: [Default::default()].into(),
-            events: Arc::new(Events::new(Box::new(Nobody))),
+            events: Arc::new(Events::for_peers(Box::new(Nobody), 1)),
         };
         let config = WorkerConfig {
             lane: 0,

@@ -64,10 +64,11 @@ fn names_a_file(value: &Value) -> bool {
 /// A line on the control socket: the answer is one line, an error unless the command is known.
 pub fn admin(data: &[u8]) -> bool {
     let mut asked = Vec::new();
-    let reply = reply_to(data, &mut |command| {
+    let reply = reply_to(data, |command| {
         asked.push(command.to_owned());
         COMMANDS.contains(&command).then(|| json!({"command": command}))
     });
+    let reply = reply.unwrap_or_else(|error| error);
     let known = asked.len() == 1 && COMMANDS.contains(&asked[0].as_str());
     assert_eq!(reply.get("error").is_none(), known, "{reply}");
     assert!(!reply.to_string().contains('\n'));

@@ -1,11 +1,16 @@
 //! The gateway: sets everything up, then runs the control thread's loop until it is told to stop.
 
 mod error;
+mod fair;
 mod features;
+mod held;
+mod overload;
 mod peers;
 mod port;
 mod post;
 mod refusals;
+mod tables;
+mod turn;
 mod view;
 
 use std::collections::VecDeque;
@@ -17,15 +22,12 @@ use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
-use ipop_dataplane::event::{Event, Events, LEARN_QUEUE_LEN, Wake};
-use ipop_dataplane::forward::Learn;
-use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
+use ipop_dataplane::event::{Events, Wake};
+use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
 use ipop_dataplane::underlay::{self, KernelDrops, Underlay};
-use ipop_dataplane::wire::Frame;
-use ipop_dataplane::wire::vnet::PartialChecksum;
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
 use ipop_dataplane::{PATIENCE, PAUSE};
 use mio::unix::SourceFd;
@@ -36,16 +38,19 @@ use tracing::{info, warn};
 
 pub use self::error::GatewayError;
 use self::error::call;
+use self::fair::Fair;
 use self::features::KernelOffloads;
+use self::held::Held;
+use self::overload::Overload;
 use self::refusals::Refusals;
+use self::turn::Timers;
 use crate::action::Action;
-use crate::admin::{Admin, AdminError};
+use crate::admin::{self, Admin, AdminError};
 use crate::config::{Config, PeerConfig};
 use crate::confine::{Confine, Confinement};
 use crate::keys::PrivateKey;
 use crate::link::{Identity, Link, LinkEvent};
 use crate::macs::Macs;
-use crate::path_mtu::PathMtu;
 use crate::report::RpcMessage;
 use crate::resolution::{Resolver, Step};
 use crate::rpc::Message;
@@ -55,16 +60,8 @@ const SIGNALS: Token = Token(1);
 const ADMIN: Token = Token(2);
 const FIRST_CLIENT: usize = 16;
 
-/// Between two looks at the clock while something is under way, and while nothing is.
-const BUSY_TICK_MS: u64 = 100;
-const IDLE_TICK_MS: u64 = 1000;
-/// How often the kernel is asked whether a route has become larger.
-const ROUTE_MS: u64 = 30_000;
-/// Events taken from the workers before the loop looks at other things.
-const EVENTS_PER_TURN: usize = 512;
-/// Frames that are held at a time, and for how long: a little more than a contest about a MAC takes.
-const MAX_HELD: usize = 64;
-const HELD_MS: u64 = 1500;
+/// How long a turn of the loop goes on with clients of the control socket.
+const CLIENTS: Duration = Duration::from_millis(1);
 /// Messages that `ipop rpc` remembers.
 const RPC_LOG: usize = 256;
 
@@ -75,15 +72,6 @@ impl Wake for MioWake {
         // Fails only when the eventfd is gone, and then the control thread is too.
         let _ = self.0.wake();
     }
-}
-
-/// A frame from a peer that waits until it is settled where its source is.
-struct Held {
-    key: MacKey,
-    peer: PeerId,
-    frame: Vec<u8>,
-    csum: Option<PartialChecksum>,
-    until_ms: u64,
 }
 
 /// A running gateway.
@@ -97,23 +85,23 @@ pub struct Gateway {
     /// Endings that the control thread decides.
     counters: Counters,
     refusals: Refusals,
+    overload: Overload,
+    /// The last messages, and how many there were before them.
     rpc_log: VecDeque<RpcMessage>,
+    rpc_forgotten: u64,
     /// Frames whose source was on this side when they came from a peer.
     held: Vec<Held>,
     /// The workers' newest table of peers, and whether something in it has changed since.
     published: Arc<PeerTable>,
     table_changed: bool,
-    next_tick_ms: u64,
-    next_second_ms: u64,
+    timers: Timers,
     /// When a stranger's hello may be logged again.
     stranger_log_ms: u64,
     bridge_missing: bool,
     port_down: bool,
-    next_route_ms: u64,
-    /// When a full MAC table may be logged again, and how often it had been full then.
-    trouble_log_ms: u64,
-    table_full: u64,
     events: Arc<Events>,
+    /// What has been taken from there, by who has caused it.
+    fair: Fair,
     udp: std::net::UdpSocket,
     /// For each worker's socket.
     underlay_drops: Vec<KernelDrops>,
@@ -141,8 +129,9 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
     let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
     let path = config.control_socket.clone();
-    let mut gateway = Gateway::start(config, Events::new(Box::new(MioWake(waker))), confine.as_ref())?;
-    let listener = Admin::bind(&path, confine.as_ref().map(Confine::user))?;
+    let events = Events::for_peers(Box::new(MioWake(waker)), config.peers.len());
+    let mut gateway = Gateway::start(config, events, confine.as_ref())?;
+    let listener = admin::bind(&path, confine.as_ref().map(Confine::user))?;
     let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     // Everything is open, and what could go wrong has been said.
     if let Some(confine) = confine {
@@ -163,12 +152,13 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let mut happened = mio::Events::with_capacity(64);
     let mut more = false;
     loop {
-        let timeout = if more { Duration::ZERO } else { gateway.until_tick() };
-        match poll.poll(&mut happened, Some(timeout)) {
+        let now_ms = gateway.now_ms();
+        let deadline_ms = admin.next_deadline().unwrap_or(u64::MAX).min(gateway.next_deadline());
+        let timeout = if more { 0 } else { deadline_ms.saturating_sub(now_ms) };
+        match poll.poll(&mut happened, Some(Duration::from_millis(timeout))) {
             Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(call("epoll_wait")(e)),
             _ => {}
         }
-        let now_ms = gateway.now_ms();
         for event in &happened {
             match event.token() {
                 EVENTS => {}
@@ -179,15 +169,15 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
                         return Ok(());
                     }
                 }
-                ADMIN => admin.accept(&registry, now_ms),
-                client => admin.serve(client, now_ms, |command| gateway.report(command)),
+                ADMIN => admin.somebody_comes(),
+                client => admin.wake(client),
             }
         }
-        more = gateway.take_events(now_ms)?;
-        gateway.tick(now_ms)?;
-        gateway.release_held(now_ms);
-        gateway.publish();
-        admin.expire(now_ms);
+        let more_events = gateway.turn()?;
+        // After the events, and no more than one client while there are others.
+        let (begin, now_ms) = (Instant::now(), gateway.now_ms());
+        let goes_on = || !more_events && begin.elapsed() < CLIENTS;
+        more = admin.turn(&registry, now_ms, &mut gateway, goes_on) || more_events;
     }
 }
 
@@ -195,7 +185,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
 fn check_patiently(path: &std::path::Path) -> Result<(), AdminError> {
     let begin = Instant::now();
     loop {
-        match Admin::check(path) {
+        match admin::check(path) {
             Err(AdminError::InUse(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
             result => return result,
         }
@@ -231,19 +221,18 @@ impl Gateway {
             links,
             counters: Counters::default(),
             refusals: Refusals::default(),
+            overload: Overload::default(),
             rpc_log: VecDeque::with_capacity(RPC_LOG),
+            rpc_forgotten: 0,
             held: Vec::new(),
             published: Arc::default(),
             table_changed: false,
-            next_tick_ms: 0,
-            next_second_ms: 0,
+            timers: Timers::default(),
             stranger_log_ms: 0,
             bridge_missing: false,
             port_down: false,
-            next_route_ms: 0,
-            trouble_log_ms: 0,
-            table_full: 0,
             events,
+            fair: Fair::default(),
             udp,
             underlay_drops,
             offloads,
@@ -309,137 +298,6 @@ impl Gateway {
 
     fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
-    }
-
-    /// How long the loop may sleep. What has come up since the last tick may want the next one sooner.
-    fn until_tick(&mut self) -> Duration {
-        let now_ms = self.now_ms();
-        let busy =
-            !self.held.is_empty() || self.links.iter().any(|l| l.path.as_ref().is_some_and(PathMtu::is_searching));
-        let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
-        self.next_tick_ms = self.next_tick_ms.min(now_ms + interval);
-        for due_ms in self.resolver.next_ms().into_iter().chain(self.macs.next_ms()) {
-            self.next_tick_ms = self.next_tick_ms.min(due_ms);
-        }
-        Duration::from_millis(self.next_tick_ms.saturating_sub(now_ms))
-    }
-
-    /// Handles what the workers have left; true if there may be more.
-    fn take_events(&mut self, now_ms: u64) -> Result<bool, GatewayError> {
-        self.events.acknowledge();
-        self.take_sources(now_ms);
-        for _ in 0..EVENTS_PER_TURN {
-            let Some(event) = self.events.pop() else { return Ok(false) };
-            match event {
-                Event::Resolution(bytes, checksum_pending) => {
-                    let result = self.step(now_ms, |r, step| r.from_port(&bytes, checksum_pending, step));
-                    if let Err(ending) = result {
-                        self.counters.add(ending, 1);
-                    }
-                }
-                Event::Held(peer, bytes, csum) => self.hold(peer, &bytes, csum, now_ms),
-                Event::Message(peer, bytes) => self.take_message(peer, &bytes, now_ms),
-                Event::Handshake { from, kind, session, body } => {
-                    self.take_handshake(from, kind, session, &body, now_ms);
-                }
-                Event::SessionUsed(peer, session) => {
-                    if let Some(link) = self.links.get_mut(peer.index()) {
-                        let outcome = link.session_used(session, now_ms);
-                        self.follow(peer, outcome, now_ms);
-                    }
-                }
-                Event::Roamed(peer, from) => self.take_roaming(peer, from, now_ms),
-                Event::TooBig(peer) => self.path_refused(peer, now_ms),
-                Event::Failed(error) => return Err(GatewayError::WorkerFailed(error)),
-            }
-        }
-        Ok(true)
-    }
-
-    /// Handles the sources that the workers have left, as many as were there.
-    fn take_sources(&mut self, now_ms: u64) {
-        let mut learns: Vec<Learn> = std::iter::from_fn(|| self.events.pop_learn()).take(LEARN_QUEUE_LEN).collect();
-        // News of a peer that has gone down meanwhile is stale.
-        learns.retain(|learn| match learn.at {
-            Owner::Peer(peer) => self.is_up(peer),
-            Owner::Local => true,
-        });
-        if !learns.is_empty() {
-            self.step(now_ms, |resolver, step| learns.into_iter().for_each(|learn| resolver.learned(learn, step)));
-        }
-    }
-
-    fn hold(&mut self, peer: PeerId, bytes: &[u8], csum: Option<PartialChecksum>, now_ms: u64) {
-        let Ok(frame) = Frame::parse(bytes) else { return };
-        if self.held.len() == MAX_HELD {
-            return self.counters.add(Ending::SourceIsLocal, 1);
-        }
-        let key = MacKey::new(frame.vlan, frame.src);
-        self.held.push(Held { key, peer, frame: bytes.to_vec(), csum, until_ms: now_ms + HELD_MS });
-    }
-
-    /// Delivers what was held for MACs that have turned out to be at the peer; gives up what has waited for long.
-    fn release_held(&mut self, now_ms: u64) {
-        if self.held.is_empty() {
-            return;
-        }
-        for held in std::mem::take(&mut self.held) {
-            match self.macs.table().lookup(held.key).map(|entry| entry.owner) {
-                Some(owner) if owner == Owner::Peer(held.peer) => {
-                    if self.inject(&held.frame, held.csum) {
-                        self.counters.add(Ending::Delivered, 1);
-                    }
-                }
-                Some(Owner::Local) if now_ms < held.until_ms => self.held.push(held),
-                _ => self.counters.add(Ending::SourceIsLocal, 1),
-            }
-        }
-    }
-
-    /// Does what is due by the clock; nothing in between, however often the loop turns.
-    fn tick(&mut self, now_ms: u64) -> Result<(), GatewayError> {
-        if now_ms < self.next_tick_ms {
-            return Ok(());
-        }
-        self.next_tick_ms = now_ms + IDLE_TICK_MS;
-        for index in 0..self.links.len() {
-            let id = PeerId(index as u16);
-            let received = self.workers.iter().map(|w| view::load(&w.stats.peers[index].rx_datagrams)).sum();
-            let outcome = self.links[index].tick(now_ms, received, &mut random_u64);
-            self.follow(id, outcome, now_ms);
-            let before = self.links[index].path.as_ref().map(PathMtu::size);
-            if let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
-                self.send_probe(id, size);
-            }
-            self.table_changed |= before != self.links[index].path.as_ref().map(PathMtu::size);
-        }
-        self.step(now_ms, |resolver, step| resolver.tick(step));
-        if now_ms >= self.next_second_ms {
-            self.next_second_ms = now_ms + 1000;
-            self.macs.expire(now_ms);
-            self.collect();
-            self.keep_in_bridge();
-            self.look_at_port()?;
-            self.warn_of_trouble(now_ms);
-        }
-        if now_ms >= self.next_route_ms {
-            self.next_route_ms = now_ms + ROUTE_MS;
-            self.look_at_routes(now_ms);
-        }
-        Ok(())
-    }
-
-    /// Says what an operator should look at, but not for every frame that shows it.
-    fn warn_of_trouble(&mut self, now_ms: u64) {
-        let full = self.macs.stats.table_full;
-        if now_ms < self.trouble_log_ms {
-            return;
-        }
-        if full != self.table_full {
-            warn!("the MAC table is full (\"max_macs\"): frames to MACs that are not in it are flooded");
-            self.trouble_log_ms = now_ms + 60_000;
-            self.table_full = full;
-        }
     }
 
     /// Runs a step of the resolver and does what it asks for.

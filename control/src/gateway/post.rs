@@ -144,6 +144,7 @@ impl Gateway {
         debug!("{direction} {peer}: {value}");
         if self.rpc_log.len() == RPC_LOG {
             self.rpc_log.pop_front();
+            self.rpc_forgotten += 1;
         }
         let at_ms = self.now_ms();
         self.rpc_log.push_back(RpcMessage { at_ms, direction: direction.to_owned(), peer, message: value });

@@ -5,42 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::ending::{Class, Ending, PeerCounters};
-use ipop_dataplane::mac_table::Owner;
+use ipop_dataplane::mac_table::{MacEntry, MacKey, Owner};
 use ipop_dataplane::port::PortKind;
 use ipop_dataplane::worker::ZeroCopyPath;
-use serde_json::{Value, to_value};
 
 use super::{Gateway, peer_name};
 use crate::report;
+use crate::resolution::{Entry, Key, Pending, Unanswered};
 
 pub(super) fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
 impl Gateway {
-    /// The answer to a command; `None` if there is no such command.
-    pub(super) fn report(&mut self, command: &str) -> Option<Value> {
-        match command {
-            "status" => to_value(self.status()),
-            "peers" => to_value(self.peers()),
-            "macs" => to_value(self.mac_list()),
-            "arp" => to_value(self.arp()),
-            "rpc" => to_value(report::Rpc { messages: self.rpc_log.iter().cloned().collect() }),
-            "rekey" => to_value(report::Rekey { asked: self.ask_for_keys() }),
-            _ => return command.strip_prefix("macs release ").map(|mac| self.release(mac)),
-        }
-        .ok()
-    }
-
-    /// An operator says that a MAC is in order, so that claims on it are heard again.
-    fn release(&mut self, mac: &str) -> Value {
-        match mac.parse() {
-            Ok(mac) => serde_json::json!({ "released": self.macs.release(mac, self.now_ms()) }),
-            Err(error) => serde_json::json!({ "error": format!("\"{mac}\" is {error}") }),
-        }
-    }
-
-    fn status(&self) -> report::Status {
+    pub(super) fn status(&self) -> report::Status {
         self.count_kernel_drops();
         let (mut frames, mut drops) = (BTreeMap::new(), BTreeMap::new());
         for ending in Ending::ALL {
@@ -88,7 +66,8 @@ impl Gateway {
         }
     }
 
-    fn peers(&self) -> report::Peers {
+    /// So many peers from this number on.
+    pub(super) fn peer_rows(&self, from: usize, count: usize) -> impl Iterator<Item = report::Peer> {
         let now_ms = self.now_ms();
         let mut macs = vec![0; self.links.len()];
         for (_, entry) in self.macs.table().iter() {
@@ -98,7 +77,7 @@ impl Gateway {
                 *count += 1;
             }
         }
-        let peer = |(index, link): (usize, &crate::link::Link)| {
+        let peer = move |(index, link): (usize, &crate::link::Link)| {
             let sum = |field: fn(&PeerCounters) -> &AtomicU64| -> u64 {
                 self.workers.iter().map(|w| load(field(&w.stats.peers[index]))).sum()
             };
@@ -127,10 +106,11 @@ impl Gateway {
                 tx_frames: sum(|c| &c.tx_frames),
                 tx_bytes: sum(|c| &c.tx_bytes),
                 tx_datagrams: sum(|c| &c.tx_datagrams),
+                messages_dropped: self.messages_dropped(link.id()),
                 zero_copy: self.zero_copy(index, now_ms),
             }
         };
-        report::Peers { peers: self.links.iter().enumerate().map(peer).collect() }
+        self.links.iter().enumerate().skip(from).take(count).map(peer)
     }
 
     /// What the workers have found out about the path to a peer: the newest that one of them has.
@@ -146,65 +126,43 @@ impl Gateway {
         }
     }
 
-    fn mac_list(&self) -> report::Macs {
-        let now = self.now_ms() / 1000;
-        let mut entries: Vec<_> = self.macs.table().iter().collect();
-        entries.sort_by_key(|(key, _)| key.bits());
-        let macs = entries.into_iter().map(|(key, entry)| {
-            let age_s = now.saturating_sub(u64::from(entry.seen));
-            report::Mac {
-                vlan: key.vlan().vid(),
-                service: key.vlan().is_service(),
-                mac: key.mac().to_string(),
-                place: self.place(entry.owner),
-                seq: entry.moves,
-                age_s,
-                expires_in_s: u64::from(self.config.mac_expiry).saturating_sub(age_s),
-                frozen_s: self.macs.frozen_ms(key, self.now_ms()).map(|ms| ms.div_ceil(1000)),
-                sticky: self.config.sticky_macs.contains(&key.mac()),
-            }
-        });
-        report::Macs { macs: macs.collect() }
+    pub(super) fn mac_row(&self, key: MacKey, entry: &MacEntry) -> report::Mac {
+        let age_s = (self.now_ms() / 1000).saturating_sub(u64::from(entry.seen));
+        report::Mac {
+            vlan: key.vlan().vid(),
+            service: key.vlan().is_service(),
+            mac: key.mac().to_string(),
+            place: self.place(entry.owner),
+            seq: entry.moves,
+            age_s,
+            expires_in_s: u64::from(self.config.mac_expiry).saturating_sub(age_s),
+            frozen_s: self.macs.frozen_ms(key, self.now_ms()).map(|ms| ms.div_ceil(1000)),
+            sticky: self.config.sticky_macs.contains(&key.mac()),
+        }
     }
 
-    fn arp(&self) -> report::Arp {
-        let now_ms = self.now_ms();
-        let mut entries: Vec<_> = self.resolver.entries().collect();
-        entries.sort_by_key(|(key, _)| **key);
-        report::Arp {
-            entries: entries
-                .into_iter()
-                .map(|(key, entry)| report::ArpEntry {
-                    vlan: key.vlan.vid(),
-                    ip: key.ip.to_string(),
-                    mac: entry.mac.to_string(),
-                    place: self.place(entry.owner),
-                    source: entry.source.name().to_owned(),
-                    age_s: now_ms.saturating_sub(entry.learned_ms) / 1000,
-                    expires_in_s: entry.expires_ms.saturating_sub(now_ms).div_ceil(1000),
-                })
-                .collect(),
-            pending: self
-                .resolver
-                .pending()
-                .map(|(key, pending, askers)| report::ArpPending {
-                    vlan: key.vlan.vid(),
-                    ip: key.ip.to_string(),
-                    askers,
-                    tries: pending.tries,
-                })
-                .collect(),
-            unanswered: self
-                .resolver
-                .unanswered()
-                .filter(|(_, unanswered)| unanswered.until_ms > now_ms)
-                .map(|(key, unanswered)| report::ArpUnanswered {
-                    vlan: key.vlan.vid(),
-                    ip: key.ip.to_string(),
-                    failures: unanswered.failures,
-                    forgotten_in_ms: unanswered.until_ms - now_ms,
-                })
-                .collect(),
+    pub(super) fn arp_row(&self, key: &Key, entry: &Entry, now_ms: u64) -> report::ArpEntry {
+        report::ArpEntry {
+            vlan: key.vlan.vid(),
+            ip: key.ip.to_string(),
+            mac: entry.mac.to_string(),
+            place: self.place(entry.owner),
+            source: entry.source.name().to_owned(),
+            age_s: now_ms.saturating_sub(entry.learned_ms) / 1000,
+            expires_in_s: entry.expires_ms.saturating_sub(now_ms).div_ceil(1000),
         }
+    }
+}
+
+pub(super) fn pending_row(key: &Key, pending: &Pending, askers: usize) -> report::ArpPending {
+    report::ArpPending { vlan: key.vlan.vid(), ip: key.ip.to_string(), askers, tries: pending.tries }
+}
+
+pub(super) fn unanswered_row(key: &Key, unanswered: &Unanswered, now_ms: u64) -> report::ArpUnanswered {
+    report::ArpUnanswered {
+        vlan: key.vlan.vid(),
+        ip: key.ip.to_string(),
+        failures: unanswered.failures,
+        forgotten_in_ms: unanswered.until_ms.saturating_sub(now_ms),
     }
 }

@@ -14,8 +14,8 @@
 //!    by the claimant (`disputes.rs`).
 //! 4. A frame from the port makes its source local at once, so that what has moved is reachable from its neighbours with its
 //!    first frame. If it was at a peer, that peer has its say as in rule 3, and if it says that the MAC lives there, the MAC
-//!    goes back, and the bridge is shown so; unless it has answered a question on this side too: then it is on both sides, and
-//!    each keeps it for itself.
+//!    goes back, and the bridge is shown so. If it has answered a question on this side too it is put to the test here once
+//!    more: one that answers on both sides is on both, and each keeps it for itself.
 //! 5. A MAC for which claims lose or that goes to and fro, five times within three minutes, is frozen
 //!    where it last proved alive: for a time no claim on it is heard (`flaps.rs`).
 //! 6. A peer has only MACs that it may have, and as many as it may ([`Limits`]); this side does not fill the table either. A
@@ -50,6 +50,8 @@ const RETURN_MS: u64 = 10_000;
 const MAX_MOVES: usize = 4096;
 /// A MAC that was found alive so short ago is not asked again for the next claim.
 const PROOF_MS: u64 = 100;
+/// Between two words about a MAC that is alive here.
+const QUIET_MS: u64 = 250;
 /// When a MAC was last seen that does not age, as the table keeps it.
 const RESERVED: u32 = (1 << 28) - 1;
 
@@ -302,11 +304,9 @@ impl Macs {
     fn lose(&mut self, key: MacKey, dispute: Dispute, moves: u16, now_ms: u64, out: &mut Vec<Action>) -> Claim {
         self.disputes.close(key);
         let holder = Owner::Peer(dispute.holder);
-        if dispute.proved {
-            self.stats.conflicts += 1;
-            self.flap(key, now_ms, out);
-            out.push(refuse(holder, Reason::MacIsHere, key));
-            return Claim::Refused;
+        // It was here as well; is it still?
+        if let Some(known) = self.owner_entry(key).filter(|_| dispute.proved) {
+            return self.contest(key, known, Some(dispute.holder), moves, now_ms);
         }
         self.contests.remove(key);
         self.enter(key, MacEntry { owner: holder, moves, seen: seconds(now_ms) });
@@ -333,13 +333,8 @@ impl Macs {
             return Claim::Accepted;
         }
         if let Some(reason) = self.refused(key, peer, now_ms) {
+            // A claimant that waits for our word asks for it.
             out.push(refuse(theirs.owner, reason, key));
-            // So that the claimant goes back to the truth.
-            if let Some(known) = known.filter(|known| known.owner == Owner::Local)
-                && self.verdicts.allow(now_ms)
-            {
-                out.push(moved(To::Peer(peer), key, newer_of(known.moves, moves)));
-            }
             return Claim::Refused;
         }
         match known {
@@ -525,14 +520,18 @@ impl Macs {
         // Above both, so that nobody who has an old number disagrees.
         let above = (contest.moves + 1) & 0xfff;
         self.enter(key, MacEntry { moves: above, seen: seconds(now_ms), ..known });
-        if self.alive.len() < MAX_MOVES {
+        let before = self.alive.get(&key).copied();
+        if self.alive.len() < MAX_MOVES || before.is_some() {
             self.alive.insert(key, now_ms);
         }
         if let Some(peer) = contest.claimant {
             out.push(refuse(Owner::Peer(peer), Reason::MacIsHere, key));
         }
         self.flap(key, now_ms, out);
-        self.tell(&contest, |to| moved(to, key, above), now_ms, out);
+        // One that is on two sides would have both gateways tell each other without end.
+        if before.is_none_or(|at| now_ms - at >= QUIET_MS) {
+            self.tell(&contest, |to| moved(to, key, above), now_ms, out);
+        }
     }
 
     /// The MAC is silent: it goes to the peer that claims it, which is returned, or is unknown.
@@ -585,7 +584,7 @@ impl Macs {
     pub fn expire(&mut self, now_ms: u64) {
         let (now, expiry) = (seconds(now_ms), self.expiry_s);
         self.moved.retain(|_, (at, _)| now_ms - *at < RETURN_MS);
-        self.alive.retain(|_, at| now_ms - *at < PROOF_MS);
+        self.alive.retain(|_, at| now_ms - *at < QUIET_MS);
         self.flaps.expire(now_ms);
         let before = self.writer.len();
         let limits = self.limits.clone();

@@ -208,18 +208,36 @@ fn a_guest_that_pretends_to_have_a_mac_loses_it_when_its_gateway_has_been_heard(
     assert!(matches!(&out[1..], [Action::Inject(frame)] if frame[6..12] == key().mac().0), "the bridge is shown so");
 }
 
+/// Both gateways hear an answer: each keeps it, and they do not go on about it.
 #[test]
-fn a_mac_that_answers_here_stays_whatever_its_former_gateway_says() {
+fn a_mac_that_answers_on_both_sides_stays_on_both() {
     let (mut macs, mut out) = (macs(), Vec::new());
     macs.claim(key(), B, 3, 0, &mut out);
     macs.here(key(), 100, &mut out);
     macs.proved(key());
-    out.clear();
-    assert_eq!(macs.told(key(), B, 5, 103, &mut out), Claim::Refused);
-    assert_eq!(
-        (entry(&macs), &out[..]),
-        (Some((Owner::Local, 4)), &[refuse(Owner::Peer(B), Reason::MacIsHere, key())][..])
-    );
+    assert_eq!(macs.told(key(), B, 5, 103, &mut out), Claim::Contested);
+    let alive = |macs: &mut Macs, now, out: &mut Vec<Action>| {
+        out.clear();
+        macs.here(key(), now, out);
+        macs.look(key(), now, out);
+    };
+    alive(&mut macs, 104, &mut out);
+    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacIsHere, key()), moved(To::All, key(), 6)]);
+    // The other side says the same.
+    assert_eq!(macs.told(key(), B, 7, 106, &mut out), Claim::Contested);
+    alive(&mut macs, 107, &mut out);
+    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacIsHere, key())], "the last word");
+    assert_eq!(entry(&macs).map(|(owner, _)| owner), Some(Owner::Local));
+}
+
+#[test]
+fn a_mac_that_has_gone_back_is_let_go_though_it_has_answered_here() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.claim(key(), B, 3, 0, &mut out);
+    macs.here(key(), 100, &mut out);
+    macs.proved(key());
+    assert_eq!(macs.told(key(), B, 5, 1000, &mut out), Claim::Contested);
+    assert_eq!(decide(&mut macs, 1000 + WATCHED_MS, &mut out), [(key(), B)]);
 }
 
 #[test]
@@ -288,8 +306,10 @@ fn a_mac_that_is_frozen_here_is_not_put_to_the_test_again() {
     }
     out.clear();
     assert_eq!(macs.told(key(), B, 50, 5000, &mut out), Claim::Refused);
-    // The claimant hears that it is here.
-    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacFrozen, key()), moved(To::Peer(B), key(), 50)]);
+    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacFrozen, key())]);
+    // If it waits for our word it asks.
+    assert_eq!(macs.asked_by(key(), B, None, 50, 5400, &mut out), Claim::Refused);
+    assert_eq!(out.last(), Some(&moved(To::Peer(B), key(), 50)));
 }
 
 #[test]
@@ -327,7 +347,7 @@ fn a_sticky_mac_never_leaves() {
     assert_eq!(out, [moved(To::Peer(B), key(), 0)]);
     out.clear();
     assert_eq!(macs.told(key(), C, 900, 5000, &mut out), Claim::Refused);
-    assert_eq!(out, [refuse(Owner::Peer(C), Reason::MacIsSticky, key()), moved(To::Peer(C), key(), 900)]);
+    assert_eq!(out, [refuse(Owner::Peer(C), Reason::MacIsSticky, key())]);
     assert_eq!(macs.asked_by(key(), B, Some(C), 900, 5001, &mut out), Claim::Refused);
     assert_eq!(out.last(), Some(&moved(To::Peer(B), key(), 900)));
     macs.here(key(), 6000, &mut out);

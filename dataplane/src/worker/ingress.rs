@@ -16,7 +16,7 @@ use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
 use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::{Ending, bump};
-use crate::event::{Event, EventBytes};
+use crate::event::{Event, EventBytes, Events, Notice};
 use crate::forward::{self, RateLimit};
 use crate::merge::UdpRun;
 use crate::offloads::Offloads;
@@ -28,33 +28,18 @@ use crate::wire::{Frame, VnetHeader};
 
 /// Write slots that one record can need: the joined run before it, and itself.
 const SLOTS_PER_RECORD: usize = 2;
-/// Control messages per second that a peer may send.
-const MESSAGE_RATE: u64 = 4000;
-/// Frames per second that are held while it is settled where their source is.
-const HELD_RATE: u64 = 200;
-/// News of a peer that has moved, per second: each one changes the workers' tables.
+/// News of a peer that has moved, per second: each one changes the workers' tables. Each worker has its own, because
+/// datagrams that are played again elsewhere come to another worker, and must not keep the peer from being moved back.
 const ROAMING_RATE: u64 = 4;
 
 /// The direction from the peers to the port.
 pub(super) struct Ingress {
-    peers: Vec<PeerState>,
     pieces: Pieces,
     join: Option<Join>,
     offloads: Offloads,
     handshakes: Handshakes,
-    held: RateLimit,
-}
-
-/// How much a peer may say to the control thread.
-struct PeerState {
-    messages: RateLimit,
-    roaming: RateLimit,
-}
-
-impl PeerState {
-    fn new() -> PeerState {
-        PeerState { messages: RateLimit::new(MESSAGE_RATE), roaming: RateLimit::new(ROAMING_RATE) }
-    }
+    /// For each peer.
+    roaming: Vec<RateLimit>,
 }
 
 /// A super-frame that is being joined in its write slot.
@@ -85,12 +70,11 @@ struct Origin {
 impl Ingress {
     pub(super) fn new(peers: usize, workers: usize, offloads: Offloads) -> Ingress {
         Ingress {
-            peers: (0..peers).map(|_| PeerState::new()).collect(),
             pieces: Pieces::default(),
             join: None,
             offloads,
             handshakes: Handshakes::new(peers, workers),
-            held: RateLimit::new(HELD_RATE),
+            roaming: (0..peers).map(|_| RateLimit::new(ROAMING_RATE)).collect(),
         }
     }
 
@@ -139,16 +123,16 @@ impl Ingress {
         }
         if incoming.is_sealed() {
             // Until it is told: while the queue is full the peer would be left waiting for an answer in its new session.
-            if incoming.is_unused() && context.news.push(Event::SessionUsed(peer, incoming.session())) {
+            if incoming.is_unused() && context.news.push(Event::Notice(Notice::SessionUsed(peer, incoming.session()))) {
                 incoming.set_used();
             }
             // A late one may still come from where the peer was, and one from aside does not tell.
             if freshness == Freshness::Newest
                 && header.kind() == DATA
                 && context.table.get(peer).is_some_and(|view| !same_address(view.address, from))
-                && self.peers.get_mut(peer.index()).is_some_and(|state| state.roaming.allow(context.now.ms))
+                && self.roaming.get_mut(peer.index()).is_some_and(|limit| limit.allow(context.now.ms))
             {
-                context.news.push(Event::Roamed(peer, from));
+                context.news.push(Event::Notice(Notice::Roamed(peer, from)));
             }
         }
         Ok(Some((Origin { peer, lane: header.lane(), buffer }, start + end)))
@@ -197,11 +181,9 @@ impl Ingress {
                 record::FRAME => self.frame(context, origin, flags, body_at..at)?,
                 record::SEGMENT => self.segment(context, origin, flags, body_at..at)?,
                 record::FRAGMENT => self.fragment(context, origin, flags, body_at..at)?,
-                record::CONTROL if !self.may_send_message(origin.peer, context.now.ms) => Err(Ending::RpcRate),
-                record::CONTROL => EventBytes::copy(record.body).ok_or(Ending::RpcRefused).and_then(|bytes| {
-                    let queued = context.news.push(Event::Message(origin.peer, bytes));
-                    if queued { Ok(()) } else { Err(Ending::ControlQueueFull) }
-                }),
+                record::CONTROL => {
+                    message(&context.events, &mut context.news, origin.peer, record.body, context.now.ms)
+                }
                 _ => Err(Ending::RecordType),
             };
             if let Err(ending) = outcome {
@@ -209,11 +191,6 @@ impl Ingress {
             }
         }
         Ok(())
-    }
-
-    /// Before the queue, so that one peer cannot fill it.
-    fn may_send_message(&mut self, peer: PeerId, now_ms: u64) -> bool {
-        self.peers.get_mut(peer.index()).is_some_and(|state| state.messages.allow(now_ms))
     }
 
     fn frame(
@@ -262,7 +239,7 @@ impl Ingress {
     /// The first frames of a container that has moved here from us can be faster than the news of the move. So a few
     /// frames whose source seems to be on this side go to the control thread, which knows a moment later.
     fn hold(
-        &mut self,
+        &self,
         context: &mut Context<'_>,
         origin: Origin,
         range: Range<usize>,
@@ -270,7 +247,8 @@ impl Ingress {
     ) -> bool {
         let frame = EventBytes::copy(context.ring.underlay_pool.bytes(origin.buffer, range));
         frame.is_some_and(|frame| {
-            self.held.allow(context.now.ms) && context.news.push(Event::Held(origin.peer, frame, csum))
+            context.events.may_hold(origin.peer, context.now.ms)
+                && context.news.push(Event::Held(origin.peer, frame, csum))
         })
     }
 
@@ -376,6 +354,20 @@ impl Ingress {
     pub(super) fn flush(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         finish(&mut self.join, context)
     }
+}
+
+/// A message of a peer goes to the control thread, within what the peer may say to all workers together.
+fn message(events: &Events, news: &mut News, peer: PeerId, body: &[u8], now_ms: u64) -> Result<(), Ending> {
+    let budget = events.budget(peer).ok_or(Ending::SessionUnknown)?;
+    let ending = if !events.may_send_message(peer, now_ms) {
+        Ending::RpcRate
+    } else if !news.push(Event::Message(peer, EventBytes::copy(body).ok_or(Ending::RpcRefused)?)) {
+        Ending::ControlQueueFull
+    } else {
+        return Ok(());
+    };
+    budget.drop_message();
+    Err(ending)
 }
 
 /// Queues the super-frame that is being joined.

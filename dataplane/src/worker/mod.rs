@@ -21,7 +21,7 @@ use nix::sys::eventfd::EventFd;
 use crate::addr::MacAddr;
 use crate::claims::Claims;
 use crate::ending::{Counters, Ending, PeerCounters};
-use crate::event::{Event, Events};
+use crate::event::{Event, Events, Notice};
 use crate::feature::{Engine, EngineChoice};
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
@@ -123,7 +123,7 @@ pub struct Shared {
     pub own_mac: MacAddr,
     /// What each peer may claim, by its number.
     pub claims: Arc<[Claims]>,
-    /// The queue to the control thread.
+    /// The queues to the control thread, and what each peer may put there.
     pub events: Arc<Events>,
 }
 
@@ -177,13 +177,13 @@ impl Worker {
                 let run = std::panic::AssertUnwindSafe(|| state.run(&stopping).map_err(|error| error.to_string()));
                 let ended = std::panic::catch_unwind(run).unwrap_or_else(|_| Err("it panicked".to_owned()));
                 if let Err(error) = ended {
-                    // The queue may be full of other news; this one must get through.
-                    let mut event = Event::Failed(error);
+                    // There is room for it, but it must get through also where there is none.
+                    let mut notice = Notice::Failed(error);
                     // Unless the gateway ends anyway: then nobody empties the queue.
                     while !stopping.load(Relaxed)
-                        && let Err(again) = events.try_push(event)
+                        && let Err(again) = events.push_notice(notice)
                     {
-                        event = again;
+                        notice = again;
                         events.signal();
                         std::thread::sleep(std::time::Duration::from_millis(10));
                     }
@@ -243,6 +243,7 @@ struct Context<'a> {
     claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
+    events: Arc<Events>,
     news: News,
     now: Now,
     lane: u8,
@@ -274,7 +275,7 @@ impl<'a> State<'a> {
         table: Arc<PeerTable>,
     ) -> State<'a> {
         let peers = table.peers.len();
-        let news = News::new(shared.events, stats.clone());
+        let news = News::new(shared.events.clone(), stats.clone());
         let sources = ring.sources();
         State {
             context: Context {
@@ -285,6 +286,7 @@ impl<'a> State<'a> {
                 claims: shared.claims,
                 table,
                 stats,
+                events: shared.events,
                 news,
                 now: Now { ms: 0 },
                 lane: config.lane,
@@ -363,7 +365,7 @@ impl<'a> State<'a> {
             let ending = match (refusal.port, refusal.errno) {
                 (true, errno) => port::refusal(errno),
                 (false, libc::EMSGSIZE) => {
-                    news.push(Event::TooBig(refusal.peer));
+                    news.push(Event::Notice(Notice::TooBig(refusal.peer)));
                     Ending::SendTooBig
                 }
                 (false, libc::EAGAIN | libc::ENOBUFS) => Ending::SendQueueFull,

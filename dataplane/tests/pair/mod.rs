@@ -105,7 +105,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
                 writer.insert(MacKey::new(vlan, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
             }
         }
-        let events = Arc::new(Events::new(Box::new(Nobody)));
+        let events = Arc::new(Events::for_peers(Box::new(Nobody), 1));
         let (port, inner) = nix::sys::socket::socketpair(
             nix::sys::socket::AddressFamily::Unix,
             nix::sys::socket::SockType::SeqPacket,

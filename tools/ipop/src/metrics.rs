@@ -46,6 +46,9 @@ pub(crate) fn metrics(status: &Status, peers: &Peers) -> String {
     each(&mut out.counter("peer_sent_frames_total", "Frames."), &|p| p.tx_frames);
     each(&mut out.counter("peer_sent_bytes_total", "Their octets."), &|p| p.tx_bytes);
     each(&mut out.counter("peer_sent_datagrams_total", "Datagrams."), &|p| p.tx_datagrams);
+    each(&mut out.counter("peer_messages_dropped_total", "Messages beyond what the peer may send."), &|p| {
+        p.messages_dropped
+    });
     out.0
 }
 

@@ -139,7 +139,11 @@ pub(crate) fn peers(report: &Peers) -> String {
         "TX",
         "ZERO COPY",
     ];
-    table(&head, rows.collect(), "no peers in the config")
+    let mut out = table(&head, rows.collect(), "no peers in the config");
+    for peer in report.peers.iter().filter(|peer| peer.messages_dropped > 0) {
+        out.push_str(&format!("{} sends too many messages: {} dropped\n", peer.name, peer.messages_dropped));
+    }
+    out
 }
 
 /// `ipop rekey`.

@@ -18,6 +18,8 @@
 mod arp;
 #[path = "resolution/claims.rs"]
 mod claims;
+#[path = "resolution/fairness.rs"]
+mod fairness;
 #[path = "resolution/kit.rs"]
 mod kit;
 #[path = "resolution/limits.rs"]
@@ -65,6 +67,10 @@ fn main() -> ExitCode {
         plain("arp_simultaneous_probes_cross", claims::probes_cross),
         plain("arp_a_peer_that_left_takes_its_addresses_along", claims::peer_left),
         plain("arp_a_host_moves_with_its_address", claims::moved_host),
+        plain("fair_to_others_while_clients_ask_without_pause", fairness::clients_that_pipeline),
+        plain("fair_memory_for_clients_that_do_not_read", fairness::clients_that_do_not_read),
+        plain("fair_to_others_while_a_peer_floods", fairness::peer_that_floods),
+        plain("fair_to_others_while_a_guest_floods", fairness::guest_that_floods),
         plain("limits_allowed_macs", limits::allowed_macs),
         plain("limits_allowed_ips", limits::allowed_ips),
         plain("limits_a_peer_fills_no_table", limits::peer_shares),
