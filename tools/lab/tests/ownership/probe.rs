@@ -96,7 +96,9 @@ impl Answers {
 impl std::fmt::Display for Answers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { what, sent, .. } = self;
-        write!(f, "{what}: {} of {sent} pings answered, outage {:?}", sent - self.lost(), self.outage())
+        write!(f, "{what}: {} of {sent} pings answered, outage {:?}", sent - self.lost(), self.outage())?;
+        let lost: Vec<u32> = (1..=*sent).filter(|number| !self.times.contains_key(number)).collect();
+        if (1..=10).contains(&lost.len()) { write!(f, ", lost {lost:?}") } else { Ok(()) }
     }
 }
 
