@@ -29,6 +29,8 @@ const ASK_AGAIN_MS: u64 = 300;
 /// For how long nobody is believed unheard after a duplicate.
 const DUPLICATE_MS: u64 = 60_000;
 const MAX_ARBITRATIONS: usize = 4096;
+/// What is right is said once more after this time.
+const SAY_AGAIN_MS: u64 = 200;
 
 /// One address that two claim.
 #[derive(Debug)]
@@ -350,12 +352,26 @@ impl Resolver {
         let frame = |dst| speech::announcement(key.ip, word.mac, flags, Announcement::Request, path(dst));
         if all {
             self.stats.corrections += 1;
-            return step.inject(frame(MacAddr::BROADCAST));
+            step.inject(frame(MacAddr::BROADCAST));
+            // Once more: a host may hear it before what it sets right, which came another way.
+            if self.repeats.len() < MAX_ARBITRATIONS && self.repeats.insert(key, word.mac).is_none() {
+                self.timers.push(step.now_ms + SAY_AGAIN_MS, Timer::SetRight(key));
+            }
+            return;
         }
         for (_, station, _) in given {
             self.stats.corrections += 1;
             step.inject(frame(*station));
         }
+    }
+
+    /// Says once more what is right, if it still is.
+    pub(super) fn say_again(&mut self, key: Key, step: &mut Step<'_>) {
+        let Some(mac) = self.repeats.remove(&key) else { return };
+        let Some(entry) = self.entries.get(&key).filter(|entry| entry.mac == mac) else { return };
+        let flags = Flags { overrides: true, ..entry.flags };
+        let path = Path { src: self.own_mac, dst: MacAddr::BROADCAST, vlan: key.vlan };
+        step.inject(speech::announcement(key.ip, mac, flags, Announcement::Request, path));
     }
 
     /// Nobody on this side was asked whether it has an address that was learned by the way.

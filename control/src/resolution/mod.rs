@@ -91,6 +91,7 @@ enum Timer {
     Confirm(Key),
     Pending(Key),
     Arbitrate(Key),
+    SetRight(Key),
     /// Stations or announcements that wait for the rate.
     Pump,
 }
@@ -117,6 +118,8 @@ pub struct Resolver {
     arbitrations: HashMap<Key, Arbitration>,
     /// Addresses that were found to be duplicates, and until when nobody is believed without the holder having been asked.
     duplicates: HashMap<Key, u64>,
+    /// Truths that are told once more, by the MAC that they name.
+    repeats: HashMap<Key, MacAddr>,
     /// Questions put to our segment for peers, by the MAC that is to be answered.
     injected: HashMap<(Key, MacAddr), Injected>,
     /// What each peer may put to the segment.
@@ -180,6 +183,7 @@ impl Resolver {
             announcements: Announcements::default(),
             arbitrations: HashMap::new(),
             duplicates: HashMap::new(),
+            repeats: HashMap::new(),
             injected: HashMap::new(),
             inject_rates: HashMap::new(),
             waiting: HashMap::new(),
@@ -205,6 +209,7 @@ impl Resolver {
                 Timer::Confirm(key) => self.confirm(key, step),
                 Timer::Pending(key) => self.retry(key, step),
                 Timer::Arbitrate(key) => self.arbitrate(key, step),
+                Timer::SetRight(key) => self.say_again(key, step),
                 Timer::Pump => {}
             }
         }
