@@ -81,6 +81,8 @@ pub(super) enum Evidence {
     Asked,
     /// This segment, by us, and nobody here has answered; or the word is of this side itself.
     Checked,
+    /// The station itself, by us: it has the address.
+    Proof,
 }
 
 impl Resolver {
@@ -131,7 +133,7 @@ impl Resolver {
         // What nobody on this side was asked about has no right against a station of this side, and what nobody at all was
         // asked about none against an answer.
         let standing = match word.owner {
-            Owner::Local => known.checked && known.mac != word.mac,
+            Owner::Local => known.mac != word.mac && (known.checked || evidence != Evidence::Proof),
             Owner::Peer(_) => !known.hearsay || unasked,
         };
         let old = Word {

@@ -4,7 +4,7 @@
 //! kernel's `neigh_suppress` are the checklist. The rules:
 //!
 //! - A question to all for an address at a peer is answered from the table while the entry is *fresh*: its holder has spoken
-//!   by ARP or neighbour discovery within "arp_fresh" seconds. After one and a half of silence the holder's gateway is asked
+//!   by ARP or neighbour discovery within "arp_fresh" seconds. After three tenths of that the holder's gateway is asked
 //!   whether that is still true (`arp_query`), and whoever has been given a wrong answer hears the right one. An entry that is *stale* is
 //!   confirmed first: the question goes to that gateway alone, and to all if it does not answer.
 //! - One for an address on the asker's own side is left to its owner; if the entry is stale, or the asker repeats itself, the

@@ -23,8 +23,9 @@ pub(super) const ASKER_RATE: u64 = 500;
 /// Questions of one station that wait; it repeats what finds no place.
 const MAX_WAITING: usize = 1024;
 const MAX_ASKERS: usize = 32;
-/// The silence of a holder after which its gateway is asked whether what was told from the table is still true.
-const QUIET_MS: u64 = 1500;
+/// The part of "arp_fresh" (3 of 10) for which a holder is silent before its gateway is asked whether what was told from the
+/// table is still true.
+const QUIET: (u64, u64) = (3, 10);
 /// Between two looks at what waits.
 const PUMP_MS: u64 = 10;
 
@@ -237,13 +238,13 @@ impl Resolver {
             (entry.mac, entry.station, entry.flags, entry.checked, entry.hearsay);
         if !entry.confirming {
             entry.confirming = true;
-            self.timers.push(entry.learned_ms + QUIET_MS.min(self.fresh_ms), Timer::Confirm(key));
+            self.timers.push(entry.learned_ms + self.fresh_ms * QUIET.0 / QUIET.1, Timer::Confirm(key));
         }
         let path = Path { src: self.source_for(key.vlan, station, step), dst: asker.station, vlan: key.vlan };
         self.stats.answered_locally += 1;
         step.inject(speech::answer(key.ip, mac, flags, asker.speaker, path));
-        if hearsay && !self.questions.map.contains_key(&key) {
-            // Whoever says otherwise is heard: all are asked, as for an address of which nothing is known.
+        if hearsay && !self.questions.map.contains_key(&key) && !self.questions.unanswered.contains_key(&key) {
+            // Whoever says otherwise is heard: all are asked once, as for an address of which nothing is known.
             self.ask_all_in_the_name_of(key, asker, frame, step);
         }
         if !checked {
@@ -267,7 +268,7 @@ impl Resolver {
     pub(super) fn confirm(&mut self, key: Key, step: &mut Step<'_>) {
         let now = step.now_ms;
         let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.confirming) else { return };
-        let due_ms = entry.learned_ms + QUIET_MS.min(self.fresh_ms);
+        let due_ms = entry.learned_ms + self.fresh_ms * QUIET.0 / QUIET.1;
         if due_ms > now {
             return self.timers.push(due_ms, Timer::Confirm(key));
         }

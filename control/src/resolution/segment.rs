@@ -50,7 +50,8 @@ impl Resolver {
                     step.macs.proved(station);
                     step.macs.look(station, step.now_ms, step.out);
                 }
-                let learned = self.learn_local(key, local(mac, Some(flags), Source::Reply, None, &None), step);
+                let word = local(mac, Some(flags), Source::Reply, None, &None);
+                let learned = self.learn_here(key, word, if own { Evidence::Proof } else { Evidence::Checked }, step);
                 // The answer to a question that was asked in another's name ends here too.
                 if learned && !own && self.vouched.remove(&(key, frame.dst)).is_none() {
                     self.answered(
@@ -131,9 +132,13 @@ impl Resolver {
 
     /// A station has said of itself, or of a MAC that it shares, that an address is there. False if it may have no more.
     fn learn_local(&mut self, key: Key, word: Word, step: &mut Step<'_>) -> bool {
+        self.learn_here(key, word, Evidence::Checked, step)
+    }
+
+    fn learn_here(&mut self, key: Key, word: Word, evidence: Evidence, step: &mut Step<'_>) -> bool {
         let before = self.entries.get(&key).map(|known| (known.owner, known.mac, known.verify.is_some()));
         let source = word.source;
-        let learned = self.learn(key, word, Evidence::Checked, step);
+        let learned = self.learn(key, word, evidence, step);
         match learned {
             // One that waits is told to peers when it is decided.
             Learned::Refused | Learned::Waits => return false,

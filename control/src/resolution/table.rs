@@ -122,7 +122,7 @@ impl Entry {
             source: word.source,
             learned_ms: now_ms,
             expires_ms: now_ms + expiry_ms,
-            checked: evidence == Evidence::Checked
+            checked: matches!(evidence, Evidence::Checked | Evidence::Proof)
                 || word.owner == Owner::Local
                 || same.is_some_and(|same| same.checked),
             hearsay: evidence == Evidence::Unasked

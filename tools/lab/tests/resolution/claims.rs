@@ -69,9 +69,16 @@ pub(crate) fn gratuitous() -> Outcome {
         world.await_belief(ip, host.mac, 0)?;
         far.ask(ip.parse()?)?;
         far.hear_only("an answer", &[Arp::reply(host.mac, ip.parse()?, far.mac, far.ip).frame()])?;
+        // Nobody had been asked before, so whoever knows better can say so now.
+        let question = far.request(ip.parse()?).frame();
+        third.hear_only("the question", std::slice::from_ref(&question))?;
+        host.hear("the question at its holder", &question)?;
+        // It says nothing, so its gateway asks it too.
+        host.rest()?;
     }
     world.expect_count(0, "arp/announcements_captured", 2)?;
-    world.expect_count(1, "arp/rpc_requests_sent", 0)?;
+    world.expect_count(1, "arp/answered_locally", 2)?;
+    world.expect_count(1, "arp/rpc_requests_sent", 2)?;
     world.expect_count(0, "frames/to_all_peers", 0)
 }
 

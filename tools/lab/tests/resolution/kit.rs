@@ -128,9 +128,12 @@ impl Station {
 /// True for what a gateway asks in its own name: whether a station still has an address, or whether one on this side has an
 /// address that a peer claims. It speaks from a MAC that begins with fe, and for IPv4 from the dummy address of RFC 7600.
 pub(crate) fn is_gateways_question(frame: &[u8]) -> bool {
+    let untagged =
+        if frame.get(12..14) == Some(&[0x81, 0x00]) { [&frame[..12], &frame[16..]].concat() } else { frame.to_vec() };
+    let frame = &untagged[..];
     let solicits = frame.len() > 54 && frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54] == 135;
     let asks = Arp::parse(frame).is_some_and(|arp| arp.sender_ip == Ipv4Addr::new(192, 0, 0, 8));
-    frame.len() > 6 && frame[6] == 0xfe && (solicits || asks)
+    frame.get(6) == Some(&0xfe) && (solicits || asks)
 }
 
 /// Frames for a message of a failed test.
@@ -155,7 +158,11 @@ impl World {
     }
 
     pub(crate) fn of(lab: Lab, arp_expiry: u32) -> Result<World, Failed> {
-        World::with(lab, |_, config| config["arp_expiry"] = arp_expiry.into())
+        World::with(lab, |_, config| {
+            config["arp_expiry"] = arp_expiry.into();
+            // Stations that say only what a test makes them say do not answer when gateways ask whether they are there.
+            config["arp_fresh"] = 300.into();
+        })
     }
 
     /// With configurations that `change` has seen.

@@ -208,9 +208,7 @@ fn kernel() -> Result<Vec<Heard>, Failed> {
 }
 
 fn ipop() -> Result<Vec<Heard>, Failed> {
-    // The kernel answers as long as it has the entry, whoever has been quiet.
-    let lab = Lab::builder().gateways(2).without_inner_ipv6().build()?;
-    let world = World::with(lab, |_, config| config["arp_fresh"] = 300.into())?;
+    let world = World::new(2, 300)?;
     let mut scene = Scene::new(&world.lab)?;
     for station in [&scene.asker, &scene.target] {
         station.send(&arp::gratuitous(station.mac, station.ip))?;
@@ -221,5 +219,9 @@ fn ipop() -> Result<Vec<Heard>, Failed> {
     world.await_belief("10.0.3.104", scene.target.mac, 1)?;
     world.await_belief(&TARGET6.to_string(), scene.target.mac, 1)?;
     world.await_belief(&ASKER6.to_string(), scene.asker.mac, 0)?;
+    // What has only been announced is asked of everybody once, so that whoever knows better can say so.
+    scene.asker.send(&scene.asker.request(scene.target.ip).frame())?;
+    scene.asker.send(&solicitation(scene.asker.mac, ASKER6, TARGET6))?;
+    world.await_count(0, "arp/unanswered", 2)?;
     CASES.iter().map(|case| scene.try_one(case)).collect()
 }
