@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ipop_dataplane::addr::PeerId;
-use ipop_dataplane::mac_table::{MacKey, Owner};
+use ipop_dataplane::mac_table::{MacKey, Owner, newer_move};
 
 use super::contest::MacKeyOrd;
 use crate::deadlines::Deadlines;
@@ -65,6 +65,13 @@ impl Disputes {
         *self.of_one.entry(claimant).or_insert(0) += 1;
         self.deadlines.push(due_ms, MacKeyOrd(key));
         true
+    }
+
+    /// The claimant has told a number of its claim, which it may not have had before.
+    pub(super) fn renew(&mut self, key: MacKey, moves: u16) {
+        if let Some(dispute) = self.map.get_mut(&key).filter(|dispute| newer_move(moves, dispute.moves)) {
+            dispute.moves = moves;
+        }
     }
 
     pub(super) fn close(&mut self, key: MacKey) -> Option<Dispute> {

@@ -193,14 +193,20 @@ impl Macs {
         self.contests.next_ms().into_iter().chain(self.disputes.next_ms()).min()
     }
 
-    /// True while this MAC is at test for the claim of this peer.
-    pub fn is_at_test(&self, key: MacKey, peer: PeerId) -> bool {
+    /// True while it is not settled whether this MAC is this peer's, which claims it.
+    pub fn is_unsettled(&self, key: MacKey, peer: PeerId) -> bool {
         self.contests.get(key).is_some_and(|contest| contest.claimant == Some(peer))
+            || self.disputes.get(key).is_some_and(|dispute| dispute.claimant == Owner::Peer(peer))
     }
 
     /// True if a MAC at test has been asked once.
     pub fn is_asked_again(&self, key: MacKey) -> bool {
         self.contests.get(key).is_some_and(|contest| contest.asked_again)
+    }
+
+    /// True for a MAC that is local until the peer that had it says otherwise.
+    pub fn is_provisional(&self, key: MacKey) -> bool {
+        self.disputes.get(key).is_some_and(|dispute| dispute.claimant == Owner::Local)
     }
 
     /// For how many milliseconds more no claim on the MAC is heard.
@@ -342,7 +348,9 @@ impl Macs {
             Some(MacEntry { owner: Owner::Peer(holder), .. }) => {
                 let open = self.disputes.get(key);
                 // A claim that waits already is not put off by being repeated.
-                if open.is_none_or(|open| open.claimant != theirs.owner && newer_move(moves, open.moves)) {
+                if open.is_some_and(|open| open.claimant == theirs.owner) {
+                    self.disputes.renew(key, moves);
+                } else if open.is_none_or(|open| newer_move(moves, open.moves)) {
                     self.disputes.open(key, holder, theirs.owner, moves, now_ms);
                 }
                 Claim::Disputed
@@ -390,10 +398,11 @@ impl Macs {
     }
 
     /// A peer has let go of a MAC: it goes to whoever claims it, or is unknown from now on.
-    pub fn released(&mut self, key: MacKey, peer: PeerId, now_ms: u64, out: &mut Vec<Action>) {
+    pub fn released(&mut self, key: MacKey, peer: PeerId, moves: u16, now_ms: u64, out: &mut Vec<Action>) {
         let dispute = self.disputes.get(key).filter(|dispute| dispute.holder == peer).copied();
-        if let Some(dispute) = dispute {
+        if let Some(mut dispute) = dispute {
             self.disputes.close(key);
+            dispute.moves = newer_of(dispute.moves, moves);
             self.settle(key, dispute, now_ms, out);
         } else if self.owner_entry(key).is_some_and(|known| known.owner == Owner::Peer(peer)) {
             self.remove(key);

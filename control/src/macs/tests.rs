@@ -101,7 +101,7 @@ fn what_is_silent_goes_to_the_newest_claim() {
     assert_eq!(macs.claim(key(), C, 3, 5100, &mut out), Claim::AtTest);
     // It may have moved since that sign of life.
     assert_eq!(macs.claim(key(), C, 4, 5200, &mut out), Claim::Contested);
-    assert!(macs.is_at_test(key(), C) && !macs.is_at_test(key(), B));
+    assert!(macs.is_unsettled(key(), C) && !macs.is_unsettled(key(), B));
     assert_eq!(decide(&mut macs, 5200 + WATCHED_MS, &mut out), [(key(), C)]);
     assert_eq!(entry(&macs), Some((Owner::Peer(C), 4)));
 }
@@ -147,7 +147,7 @@ fn what_is_behind_a_third_gateway_is_settled_by_that_one() {
     out.clear();
     // It is not.
     macs.told(key(), C, 11, 5000, &mut out);
-    macs.released(key(), B, 5300, &mut out);
+    macs.released(key(), B, 0, 5300, &mut out);
     assert_eq!((entry(&macs), out.len()), (Some((Owner::Peer(C), 11)), 0));
 }
 
@@ -247,7 +247,7 @@ fn a_mac_that_has_moved_here_is_confirmed_by_the_word_or_the_silence_of_its_form
         macs.claim(key(), B, 3, 0, &mut out);
         macs.here(key(), 100, &mut out);
         if word {
-            macs.released(key(), B, 400, &mut out);
+            macs.released(key(), B, 0, 400, &mut out);
         } else {
             for now in (100..2000).step_by(100) {
                 decide(&mut macs, now, &mut out);
@@ -321,7 +321,7 @@ fn a_container_that_moves_from_gateway_to_gateway_is_not_frozen() {
         let next = if holder == B { C } else { B };
         let now = u64::from(n) * 15_000;
         assert_eq!(macs.told(key(), next, n, now, &mut out), Claim::Disputed, "{n}");
-        macs.released(key(), holder, now + 300, &mut out);
+        macs.released(key(), holder, 0, now + 300, &mut out);
         assert_eq!(entry(&macs), Some((Owner::Peer(next), n)));
         holder = next;
     }
@@ -333,7 +333,7 @@ fn a_late_frame_does_not_undo_a_move() {
     let (mut macs, mut out) = (macs(), Vec::new());
     macs.claim(key(), B, 0, 0, &mut out);
     macs.told(key(), C, 1, 100, &mut out);
-    macs.released(key(), B, 150, &mut out);
+    macs.released(key(), B, 0, 150, &mut out);
     assert_eq!(macs.seen_at(key(), B, 200, &mut out), Claim::Disputed);
     assert_eq!((entry(&macs), macs.next_ms().is_some_and(|at| at > 500)), (Some((Owner::Peer(C), 1)), false));
 }
@@ -423,7 +423,7 @@ fn a_peer_has_as_many_as_it_may_have() {
     assert_eq!(macs.claim(numbered(2), B, 1, 0, &mut out), Claim::Accepted, "it has this one already");
     // One that is forgotten makes room, and so does one that goes elsewhere.
     macs.told(numbered(2), C, 2, 0, &mut out);
-    macs.released(numbered(2), B, 0, &mut out);
+    macs.released(numbered(2), B, 0, 0, &mut out);
     assert_eq!(macs.claim(numbered(4), B, 0, 200_000, &mut out), Claim::Accepted);
     macs.expire(300_000);
     assert_eq!(macs.usage().0, 1);

@@ -126,7 +126,7 @@ pub struct Resolver {
     inject_rates: HashMap<PeerId, RateLimit>,
     /// Peers that wait for the end of a verification.
     waiting: HashMap<Key, Vec<PeerId>>,
-    /// The last that a peer has said in the name of a MAC that is at test. No more than there are tests.
+    /// The last that a peer has said in the name of a MAC of which it is not settled whose it is. No more than there are such.
     postponed: HashMap<MacKey, (PeerId, Message)>,
     /// Probes that wait for a conflict.
     probing: HashMap<(Key, MacAddr), u64>,

@@ -58,7 +58,8 @@ fn the_first_word_of_a_container_that_has_moved_is_not_lost() {
             let of_it = |h: &&Heard| matches!(h, Heard::Announced { mac, .. } if *mac == c1_mac);
             net.hosts[host].heard.iter().filter(of_it).count()
         };
-        assert_eq!((announced(&net, 0), announced(&net, 3)), (1, 0));
+        // Everybody hears it when the gateway that it has left has spoken.
+        assert_eq!((announced(&net, 0), announced(&net, 3)), (0, 0));
         net.advance(500);
         assert_eq!((announced(&net, 0), announced(&net, 3)), (1, 1));
         net.ask(0, c1);
@@ -81,6 +82,26 @@ fn the_first_question_of_a_container_that_has_moved_is_answered() {
         assert_eq!(net.answers(1), 1);
         net.advance(2000);
         assert_eq!(net.answers(1), 1, "once");
+    });
+}
+
+/// Nor by a third gateway: an answer before everybody knows where it is would go to where it was.
+#[test]
+fn the_first_question_to_a_third_gateway_is_answered() {
+    both(|mut net| {
+        let (c0, c1) = (net.hosts[0].ip, net.hosts[1].ip);
+        net.ask(0, c1);
+        net.advance(2000);
+        for (gateway, answers) in [(2, 1), (1, 2), (2, 3)] {
+            net.hosts[1].gateway = gateway;
+            net.ask(1, c0);
+            net.advance(500);
+            assert_eq!(net.answers(1), answers, "at {gateway}");
+            let key = MacKey::new(Vlan::UNTAGGED, net.hosts[1].mac);
+            let place = net.gateways[0].macs.table().lookup(key).map(|entry| entry.owner);
+            assert_eq!(place, Some(Owner::Peer(PeerId(gateway as u16))));
+            net.advance(12_000);
+        }
     });
 }
 

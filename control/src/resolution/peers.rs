@@ -29,10 +29,10 @@ impl Resolver {
                 let claim = step.macs.told(key, peer, moved.seq, step.now_ms, step.out);
                 self.help(key, claim, step);
             }
-            Message::MacReleased(MacMoved { mac, vlan, .. }) => {
+            Message::MacReleased(MacMoved { mac, vlan, seq }) => {
                 self.stats.rpc_moves_received += 1;
                 let key = MacKey::new(*vlan, *mac);
-                step.macs.released(key, peer, step.now_ms, step.out);
+                step.macs.released(key, peer, *seq, step.now_ms, step.out);
                 self.follow(key, step);
             }
             Message::MacQuery(MacQuery { mac, vlan, seq, .. }) => {
@@ -66,6 +66,11 @@ impl Resolver {
             Some(source) => {
                 let place = MacKey::new(vlan, source);
                 match self.claim(place, peer, request.seq, step) {
+                    Claim::Disputed => {
+                        // An answer would go to where it was.
+                        self.postpone(place, peer, Message::Request(request.clone()), step);
+                        return Ok(());
+                    }
                     Claim::Contested | Claim::AtTest => {
                         // The bridge would take the source for ours, and draw its traffic here.
                         self.stats.asker_is_local += 1;
@@ -73,7 +78,7 @@ impl Resolver {
                         return Ok(());
                     }
                     Claim::Refused => return Ok(()),
-                    Claim::Accepted | Claim::Disputed => {}
+                    Claim::Accepted => {}
                 }
             }
             None if self.place_of(vlan, mac, step) == Some(Owner::Local) => {
@@ -180,12 +185,12 @@ impl Resolver {
         if let Some(source) = source {
             let place = MacKey::new(key.vlan, source);
             match self.claim(place, peer, reply.seq, step) {
-                Claim::Contested | Claim::AtTest => {
+                Claim::Contested | Claim::AtTest | Claim::Disputed => {
                     self.postpone(place, peer, Message::Reply(reply.clone()), step);
                     return Ok(());
                 }
                 Claim::Refused => return Ok(()),
-                Claim::Accepted | Claim::Disputed => {}
+                Claim::Accepted => {}
             }
         }
         let word = Word {
@@ -342,13 +347,24 @@ impl Resolver {
         false
     }
 
-    /// The addresses of a MAC that has moved from one peer to another move with it.
-    fn follow(&mut self, mac: MacKey, step: &Step<'_>) {
+    /// The addresses of a MAC that has moved from one peer to another move with it, and the peer is listened to.
+    fn follow(&mut self, mac: MacKey, step: &mut Step<'_>) {
         let Some(Owner::Peer(peer)) = self.place_of(mac.vlan(), mac.mac(), step) else { return };
         for key in self.entries.of_mac(mac, usize::MAX) {
             if self.entries.get(&key).is_some_and(|entry| !matches!(entry.owner, Owner::Local)) {
                 self.entries.hand_over(key, peer);
             }
+        }
+        self.listen(mac, peer, step);
+    }
+
+    /// What a peer has said in the name of a MAC that is its own now.
+    fn listen(&mut self, mac: MacKey, peer: PeerId, step: &mut Step<'_>) {
+        if let Some((speaker, message)) = self.postponed.remove(&mac)
+            && speaker == peer
+        {
+            // It was read when it came.
+            let _ = self.from_peer(peer, &message, None, step);
         }
     }
 
@@ -370,9 +386,9 @@ impl Resolver {
         claim
     }
 
-    /// Keeps what a peer says in the name of a MAC that is at test, to be followed if it has moved there.
+    /// Keeps what a peer says in the name of a MAC that may not be its own, to be followed if it is.
     fn postpone(&mut self, key: MacKey, peer: PeerId, message: Message, step: &Step<'_>) {
-        if step.macs.is_at_test(key, peer) {
+        if step.macs.is_unsettled(key, peer) {
             self.postponed.insert(key, (peer, message));
         }
     }
@@ -384,16 +400,11 @@ impl Resolver {
                 Due::Ask(key) => self.ask_for_life(key, step),
                 Due::Gone(key, peer) => {
                     self.entries.give(key, peer);
-                    if let Some((speaker, message)) = self.postponed.remove(&key)
-                        && speaker == peer
-                    {
-                        // It was read when it came.
-                        let _ = self.from_peer(peer, &message, None, step);
-                    }
+                    self.listen(key, peer, step);
                 }
             }
         }
-        self.postponed.retain(|key, (peer, _)| step.macs.is_at_test(*key, *peer));
+        self.postponed.retain(|key, (peer, _)| step.macs.is_unsettled(*key, *peer));
     }
 
     /// Asks a MAC of this side for a sign of life, at up to two of its addresses.

@@ -171,13 +171,16 @@ impl Resolver {
             }
             return;
         }
+        let station = MacKey::new(key.vlan, asker.station);
         let stage = match self.entries.get_mut(&key).filter(|entry| entry.expires_ms > now) {
             // Never the asker's own address: that it asks means that something has changed.
             Some(entry) if entry.mac == asker.speaker.mac => Stage::Queued,
             Some(entry) => {
                 let age_ms = now - entry.learned_ms;
                 match entry.owner {
-                    Owner::Peer(_) if age_ms <= self.fresh_ms => {
+                    // One that has just come here waits until everybody knows: what it sends to the address would be answered
+                    // to where it was.
+                    Owner::Peer(_) if age_ms <= self.fresh_ms && !step.macs.is_provisional(station) => {
                         return self.answer_locally(key, asker, frame, step);
                     }
                     Owner::Peer(peer) => {
