@@ -275,10 +275,13 @@ impl Message {
             None => None,
             Some(text) => Some(carried(text)?),
         };
-        let moved =
-            |seq| Some(MacMoved { mac: station(&wire.mac)?, vlan: Vlan::from_bits(wire.vlan.unwrap_or(0))?, seq });
+        let moved = |seq: u16| {
+            let vlan = Vlan::from_bits(wire.vlan.unwrap_or(0))?;
+            Some(MacMoved { mac: station(&wire.mac)?, vlan, seq: seq & 0xfff })
+        };
         let vlan = Vlan::from_bits(wire.vlan.unwrap_or(0))?;
-        let seq = wire.seq.unwrap_or(0);
+        // Twelve bits, as the MAC table keeps it.
+        let seq = wire.seq.unwrap_or(0) & 0xfff;
         let (family, kind) = wire.msg_type.split_once('_').unwrap_or((&wire.msg_type, ""));
         let target = || match family {
             "arp" => wire.target_ip4.map(IpAddr::V4),
@@ -327,7 +330,7 @@ impl Message {
             ("mac", "query") => Message::MacQuery(MacQuery {
                 mac: station(&wire.mac)?,
                 vlan,
-                seq: wire.seq?,
+                seq: wire.seq? & 0xfff,
                 claimant: wire.claimant.filter(|uid| uid.len() <= 64),
             }),
             ("probe", "reply") => Message::ProbeReply(wire.size?),

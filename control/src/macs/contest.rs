@@ -20,6 +20,8 @@ pub(super) const LOOK_MS: u64 = 100;
 /// that a peer can cause.
 pub(super) const MAX_CONTESTS: usize = 1024;
 pub(super) const MAX_CONTESTS_OF_PEER: usize = 256;
+/// Newer claims that begin a test anew: two that outbid each other must not put off its end.
+pub(super) const MAX_ROUNDS: u8 = 3;
 /// Gateways that are told of the outcome one by one; for more of them all are told.
 pub(super) const MAX_ASKERS: usize = 16;
 
@@ -37,6 +39,8 @@ pub(super) struct Contest {
     pub(super) alive: bool,
     pub(super) decide_at_ms: u64,
     pub(super) asked_again: bool,
+    /// How many newer claims have taken the place of older ones.
+    pub(super) rounds: u8,
     /// Peers that wait for the outcome.
     pub(super) askers: Vec<PeerId>,
 }

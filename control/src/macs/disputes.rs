@@ -55,13 +55,14 @@ impl Disputes {
 
     /// Begins to wait; false if too many do.
     pub(super) fn open(&mut self, key: MacKey, holder: PeerId, claimant: Owner, moves: u16, now_ms: u64) -> bool {
+        let before = self.close(key).filter(|before| before.holder == holder);
         let of_one = self.of_one.get(&claimant).copied().unwrap_or(0);
         if self.map.len() >= MAX_DISPUTES || of_one >= MAX_DISPUTES_OF_ONE {
             return false;
         }
-        self.close(key);
-        let due_ms = now_ms + ASK_MS[0];
-        self.map.insert(key, Dispute { holder, claimant, moves, proved: false, asked: 0, due_ms });
+        // One that takes the place of another does not put off the end.
+        let (asked, due_ms) = before.map_or((0, now_ms + ASK_MS[0]), |before| (before.asked, before.due_ms));
+        self.map.insert(key, Dispute { holder, claimant, moves, proved: false, asked, due_ms });
         *self.of_one.entry(claimant).or_insert(0) += 1;
         self.deadlines.push(due_ms, MacKeyOrd(key));
         true

@@ -34,7 +34,7 @@ use ipop_dataplane::forward::RateLimit;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner, newer_move};
 use ipop_dataplane::wire::ethernet::{emit_header, ethertype};
 
-use self::contest::{ASKED_MS, Contest, Contests, MAX_ASKERS, WATCHED_LONG_MS, WATCHED_MS};
+use self::contest::{ASKED_MS, Contest, Contests, MAX_ASKERS, MAX_ROUNDS, WATCHED_LONG_MS, WATCHED_MS};
 use self::disputes::{Dispute, Disputes};
 use self::flaps::Flaps;
 use self::room::Room;
@@ -199,7 +199,7 @@ impl Macs {
             || self.disputes.get(key).is_some_and(|dispute| dispute.claimant == Owner::Peer(peer))
     }
 
-    /// True if a MAC at test has been asked once.
+    /// True if a MAC at test is being asked for the second time.
     pub fn is_asked_again(&self, key: MacKey) -> bool {
         self.contests.get(key).is_some_and(|contest| contest.asked_again)
     }
@@ -387,6 +387,10 @@ impl Macs {
             out.push(moved(To::Peer(peer), key, newer_of(known.moves, moves)));
             return Claim::Refused;
         }
+        if claimant.is_some_and(|claimant| self.refused(key, claimant, now_ms).is_some()) {
+            out.push(moved(To::Peer(peer), key, newer_of(known.moves, moves)));
+            return Claim::Refused;
+        }
         let claim = match self.contests.get(key) {
             Some(_) => Claim::AtTest,
             None => self.contest(key, known, claimant, moves, now_ms),
@@ -442,7 +446,7 @@ impl Macs {
                 }
                 return Claim::AtTest;
             }
-            Some(contest) if !newer_move(moves, contest.moves) => return Claim::AtTest,
+            Some(contest) if !newer_move(moves, contest.moves) || contest.rounds >= MAX_ROUNDS => return Claim::AtTest,
             _ => {}
         }
         if !self.contests.has_room(claimant) {
@@ -451,9 +455,19 @@ impl Macs {
         // So that the next frame shows, even one within the second of the last: workers enter when they see it.
         let seen_before = seconds(now_ms).saturating_sub(2);
         self.enter(key, MacEntry { seen: seen_before, ..known });
-        let askers = self.contests.remove(key).map(|contest| contest.askers).unwrap_or_default();
-        let contest =
-            Contest { claimant, moves, newer, seen_before, alive: false, decide_at_ms, asked_again: false, askers };
+        let (askers, rounds) =
+            self.contests.remove(key).map_or((Vec::new(), 0), |contest| (contest.askers, contest.rounds + 1));
+        let contest = Contest {
+            claimant,
+            moves,
+            newer,
+            seen_before,
+            alive: false,
+            decide_at_ms,
+            asked_again: false,
+            rounds,
+            askers,
+        };
         self.contests.insert(key, contest, now_ms);
         Claim::Contested
     }
@@ -527,10 +541,11 @@ impl Macs {
         let Some(contest) = self.contests.remove(key) else { return };
         self.stats.conflicts += 1;
         // Above both, so that nobody who has an old number disagrees.
-        let above = (contest.moves + 1) & 0xfff;
+        let above = contest.moves.wrapping_add(1) & 0xfff;
         self.enter(key, MacEntry { moves: above, seen: seconds(now_ms), ..known });
         let before = self.alive.get(&key).copied();
-        if self.alive.len() < MAX_MOVES || before.is_some() {
+        let room = self.alive.len() < MAX_MOVES || before.is_some();
+        if room {
             self.alive.insert(key, now_ms);
         }
         if let Some(peer) = contest.claimant {
@@ -538,7 +553,7 @@ impl Macs {
         }
         self.flap(key, now_ms, out);
         // One that is on two sides would have both gateways tell each other without end.
-        if before.is_none_or(|at| now_ms - at >= QUIET_MS) {
+        if room && before.is_none_or(|at| now_ms - at >= QUIET_MS) {
             self.tell(&contest, |to| moved(to, key, above), now_ms, out);
         }
     }
@@ -547,7 +562,7 @@ impl Macs {
     fn goes(&mut self, key: MacKey, known: MacEntry, now_ms: u64, out: &mut Vec<Action>) -> Option<PeerId> {
         let contest = self.contests.remove(key)?;
         // What the peer has told of a move is known to all; where it has lost the number, nobody has this one.
-        let moves = if contest.newer { contest.moves } else { (contest.moves + 1) & 0xfff };
+        let moves = if contest.newer { contest.moves } else { contest.moves.wrapping_add(1) & 0xfff };
         let Some(peer) = contest.claimant else {
             self.remove(key);
             self.tell(&contest, |to| Action::Message(to, Message::MacReleased(mac_moved(key, moves))), now_ms, out);
@@ -579,14 +594,16 @@ impl Macs {
         out.extend(waiting.map(|peer| message(To::Peer(*peer))));
     }
 
-    /// Forgets what was at a peer that is gone. Claims that it would have had to settle are granted.
-    pub fn flush(&mut self, peer: PeerId, now_ms: u64, out: &mut Vec<Action>) {
-        for (key, dispute) in self.disputes.flush(peer) {
-            self.settle(key, dispute, now_ms, out);
+    /// Forgets what was at a peer that is gone. Claims that it would have had to settle are granted; returns of which MACs.
+    pub fn flush(&mut self, peer: PeerId, now_ms: u64, out: &mut Vec<Action>) -> Vec<MacKey> {
+        let granted = self.disputes.flush(peer);
+        for (key, dispute) in &granted {
+            self.settle(*key, *dispute, now_ms, out);
         }
         self.keep(|_, entry| entry.owner != Owner::Peer(peer));
         self.contests.flush(peer);
         self.room.flush(Owner::Peer(peer));
+        granted.into_iter().map(|(key, _)| key).collect()
     }
 
     /// Forgets what has sent nothing for long.
@@ -662,7 +679,7 @@ impl Macs {
         });
     }
 
-    /// False if the table is full of what has proved alive.
+    /// False if the table is full, and nothing was found that could go.
     fn enter(&mut self, key: MacKey, entry: MacEntry) -> bool {
         let known = self.owner_entry(key);
         if known.is_none() && self.writer.len() >= self.writer.capacity() {

@@ -510,6 +510,29 @@ fn a_mac_that_is_alive_is_not_taken_by_counting_up() {
     assert_eq!(macs.stats.moved_away, 0);
 }
 
+#[test]
+fn a_peer_does_not_get_by_asking_what_it_may_not_claim() {
+    let claims = [Claims::new(Some(vec![]), None), Claims::default()].into();
+    let (mut macs, mut out) = (limited(Limits { claims, ..Limits::none(2) }), Vec::new());
+    macs.here(key(), 0, &mut out);
+    for (asks, claimant) in [(B, B), (C, B)] {
+        assert_eq!(macs.asked_by(key(), asks, Some(claimant), 9, 5000, &mut out), Claim::Refused);
+    }
+    assert_eq!(decide(&mut macs, 10_000, &mut out), []);
+    assert_eq!(entry(&macs), Some((Owner::Local, 0)));
+}
+
+#[test]
+fn two_that_outbid_each_other_do_not_put_off_the_end() {
+    let (mut macs, mut out) = (macs(), Vec::new());
+    macs.here(key(), 0, &mut out);
+    for n in 0..20 {
+        macs.told(key(), if n % 2 == 0 { B } else { C }, 1 + n as u16, 5000 + 200 * n, &mut out);
+        decide(&mut macs, 5000 + 200 * n, &mut out);
+    }
+    assert!(matches!(entry(&macs), Some((Owner::Peer(_), _))));
+}
+
 /// Nobody forgot to say what it may do: there is no such peer.
 #[test]
 fn a_peer_without_limits_may_claim_nothing() {

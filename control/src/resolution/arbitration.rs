@@ -29,6 +29,8 @@ const ASK_AGAIN_MS: u64 = 300;
 /// For how long nobody is believed unheard after a duplicate.
 const DUPLICATE_MS: u64 = 60_000;
 const MAX_ARBITRATIONS: usize = 4096;
+/// Between two words to all peers about who has an address.
+const TRUTH_MS: u64 = 1000;
 /// What is right is said once more after this time.
 const SAY_AGAIN_MS: u64 = 200;
 
@@ -160,10 +162,21 @@ impl Resolver {
     /// Asks who has the address.
     fn open(&mut self, key: Key, old: Option<Word>, new: Word, step: &mut Step<'_>) -> Learned {
         let now = step.now_ms;
+        if let Some(running) = self.arbitrations.get_mut(&key) {
+            // A newer claim takes the place of the one that waits. Who is asked, and for how long, stays.
+            let entered = running.entered;
+            running.heard |= new.owner == Owner::Local;
+            running.new = new.clone();
+            return if entered { self.enter(key, &new, Evidence::Checked, step) } else { Learned::Waits };
+        }
         let local = old.as_ref().is_some_and(|old| old.owner == Owner::Local);
         let waits = old.is_none() || self.duplicates.contains_key(&key) || local && new.owner != Owner::Local;
-        let running = self.arbitrations.get(&key).map(|arbitration| (arbitration.asked, arbitration.since_ms));
-        if self.arbitrations.len() >= MAX_ARBITRATIONS && running.is_none() {
+        if let (None, Owner::Peer(peer)) = (&old, new.owner)
+            && !self.may_inject(peer, step)
+        {
+            return Learned::Ignored;
+        }
+        if self.arbitrations.len() >= MAX_ARBITRATIONS {
             self.stats.rate_limited += 1;
             return if waits { Learned::Waits } else { self.enter(key, &new, Evidence::Checked, step) };
         }
@@ -171,8 +184,7 @@ impl Resolver {
         if learned == Learned::Refused {
             return learned;
         }
-        // A newer claim takes the place of the one that waits, but does not put off the end.
-        let (asked, since_ms) = running.unwrap_or((0, now));
+        let (asked, since_ms) = (0, now);
         let heard = new.owner == Owner::Local;
         let question = None;
         let arbitration = Arbitration { old, new, entered: !waits, heard, question, asked, since_ms, next_ms: now };
@@ -279,11 +291,7 @@ impl Resolver {
             self.enter(key, &old, Evidence::Checked, step);
         }
         self.set_right(key, &old, heard, &given, step);
-        if old.owner == Owner::Local {
-            // The others have heard the newcomer as well.
-            let truth = Word { announcement: Some(Announcement::Reply), frame: None, ..old };
-            self.announce(key, truth, step);
-        }
+        self.tell_truth(key, old, step);
         self.questions.hurry(&key, step.now_ms, &mut self.timers);
     }
 
@@ -296,7 +304,16 @@ impl Resolver {
         let given = self.entries.remove(&key).map(|entry| entry.given).unwrap_or_default();
         self.enter(key, &holder, Evidence::Checked, step);
         self.set_right(key, &holder, heard, &given, step);
-        if holder.owner == Owner::Local {
+        self.tell_truth(key, holder, step);
+    }
+
+    /// The others have heard the newcomer of an address of this side as well. Not for each time: if the address has a living
+    /// holder behind two gateways, each would answer the other without end.
+    fn tell_truth(&mut self, key: Key, holder: Word, step: &mut Step<'_>) {
+        let before = self.truths.get(&key).copied();
+        let due = before.is_none_or(|at| at + TRUTH_MS <= step.now_ms);
+        if holder.owner == Owner::Local && due && (before.is_some() || self.truths.len() < MAX_ARBITRATIONS) {
+            self.truths.insert(key, step.now_ms);
             self.announce(key, Word { announcement: Some(Announcement::Reply), frame: None, ..holder }, step);
         }
     }
@@ -381,7 +398,6 @@ impl Resolver {
         let Some(entry) = self.entries.get_mut(&key) else {
             return self.ask_station(key, None, 0, step);
         };
-        entry.checked = true;
         let new = Word {
             owner: entry.owner,
             mac: entry.mac,
@@ -397,6 +413,7 @@ impl Resolver {
             let (entered, heard, question) = (true, false, None);
             let arbitration = Arbitration { old: None, new, entered, heard, question, asked, since_ms, next_ms };
             self.arbitrations.insert(key, arbitration);
+            entry.checked = true;
             self.arbitrate(key, step);
         }
     }

@@ -118,6 +118,10 @@ pub struct Resolver {
     arbitrations: HashMap<Key, Arbitration>,
     /// Addresses that were found to be duplicates, and until when nobody is believed without the holder having been asked.
     duplicates: HashMap<Key, u64>,
+    /// When peers were last told who has an address that somebody else claims.
+    truths: HashMap<Key, u64>,
+    /// The gateway's own questions, to one MAC or to all, whose answers prove something, and until when.
+    own_questions: HashMap<(Key, Option<MacAddr>), u64>,
     /// Truths that are told once more, by the MAC that they name.
     repeats: HashMap<Key, MacAddr>,
     /// Questions put to our segment for peers, by the MAC that is to be answered.
@@ -183,6 +187,8 @@ impl Resolver {
             announcements: Announcements::default(),
             arbitrations: HashMap::new(),
             duplicates: HashMap::new(),
+            truths: HashMap::new(),
+            own_questions: HashMap::new(),
             repeats: HashMap::new(),
             injected: HashMap::new(),
             inject_rates: HashMap::new(),
@@ -221,6 +227,10 @@ impl Resolver {
             self.probing.retain(|_, until| *until > now);
             self.vouched.retain(|_, until| *until > now);
             self.duplicates.retain(|_, until| *until > now);
+            self.truths.retain(|_, at| *at + 60_000 > now);
+            self.own_questions.retain(|_, until| *until > now);
+            let Resolver { waiting, entries, .. } = self;
+            waiting.retain(|key, _| entries.get(key).is_some_and(|entry| entry.owner == Owner::Local));
             self.questions.sweep(now);
         }
     }
@@ -232,7 +242,7 @@ impl Resolver {
 
     /// A peer is gone: what is behind it is unknown now, and nothing of what it said counts.
     pub fn flush(&mut self, peer: PeerId, step: &mut Step<'_>) {
-        step.macs.flush(peer, step.now_ms, step.out);
+        let settled = step.macs.flush(peer, step.now_ms, step.out);
         for key in self.entries.of_peer(peer) {
             self.entries.remove(&key);
         }
@@ -243,6 +253,7 @@ impl Resolver {
             !peers.is_empty()
         });
         self.inject_rates.remove(&peer);
+        settled.into_iter().for_each(|mac| self.follow(mac, step));
         self.questions.ask_all(peer, step.now_ms, &mut self.timers);
     }
 
@@ -313,6 +324,8 @@ impl Resolver {
     }
 }
 
+#[cfg(test)]
+mod lies_tests;
 #[cfg(test)]
 mod limits_tests;
 #[cfg(test)]

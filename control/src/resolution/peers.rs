@@ -119,6 +119,14 @@ impl Resolver {
         self.put_question(peer, Key { vlan: request.vlan, ip: request.target }, speaker, source, frame, step);
     }
 
+    /// Whether one more question may be put to the segment on account of a peer.
+    pub(super) fn may_inject(&mut self, peer: PeerId, step: &Step<'_>) -> bool {
+        let rate = self.inject_rates.entry(peer).or_insert_with(|| RateLimit::new(INJECT_RATE));
+        let allowed = rate.allow(step.now_ms);
+        self.stats.rate_limited += u64::from(!allowed);
+        allowed
+    }
+
     /// Puts a question of a peer to our segment, as the asker has sent it. One that was put just now is not put again.
     fn put_question(
         &mut self,
@@ -143,8 +151,7 @@ impl Resolver {
             }
             return;
         }
-        if !self.inject_rates.entry(peer).or_insert_with(|| RateLimit::new(INJECT_RATE)).allow(now) {
-            self.stats.rate_limited += 1;
+        if !self.may_inject(peer, step) {
             return;
         }
         if room || self.injected.contains_key(&(key, station)) {
@@ -348,7 +355,7 @@ impl Resolver {
     }
 
     /// The addresses of a MAC that has moved from one peer to another move with it, and the peer is listened to.
-    fn follow(&mut self, mac: MacKey, step: &mut Step<'_>) {
+    pub(super) fn follow(&mut self, mac: MacKey, step: &mut Step<'_>) {
         let Some(Owner::Peer(peer)) = self.place_of(mac.vlan(), mac.mac(), step) else { return };
         for key in self.entries.of_mac(mac, usize::MAX) {
             if self.entries.get(&key).is_some_and(|entry| !matches!(entry.owner, Owner::Local)) {

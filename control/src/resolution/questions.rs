@@ -167,6 +167,10 @@ impl Resolver {
             }
             // Its own repetition, as on a bridge.
             if question.stage == Stage::All && question.queued_ms + AGAIN_MS <= now {
+                // In its own name: whoever asked first may be one that nobody answers.
+                question.askers.retain(|known| (known.station, known.speaker) != (asker.station, asker.speaker));
+                question.askers.insert(0, asker);
+                question.frame = frame;
                 self.enqueue(key, asker, step);
             }
             return;
@@ -207,7 +211,7 @@ impl Resolver {
             }
             None => Stage::Queued,
         };
-        if step.peers_up == 0 || self.questions.map.len() >= MAX_PENDING {
+        if step.peers_up == 0 || !self.has_place() {
             self.stats.not_asked += 1;
             return;
         }
@@ -241,7 +245,8 @@ impl Resolver {
             (entry.mac, entry.station, entry.flags, entry.checked, entry.hearsay);
         if !entry.confirming {
             entry.confirming = true;
-            self.timers.push(entry.learned_ms + self.fresh_ms * QUIET.0 / QUIET.1, Timer::Confirm(key));
+            let due_ms = entry.learned_ms + self.fresh_ms * QUIET.0 / QUIET.1;
+            self.timers.push(due_ms.max(now + JUST_NOW_MS), Timer::Confirm(key));
         }
         let path = Path { src: self.source_for(key.vlan, station, step), dst: asker.station, vlan: key.vlan };
         self.stats.answered_locally += 1;
@@ -257,7 +262,7 @@ impl Resolver {
 
     fn ask_all_in_the_name_of(&mut self, key: Key, asker: Asker, frame: Option<Box<[u8]>>, step: &mut Step<'_>) {
         let now = step.now_ms;
-        if step.peers_up == 0 || self.questions.map.len() >= MAX_PENDING {
+        if step.peers_up == 0 || !self.has_place() {
             self.stats.not_asked += 1;
             return;
         }
@@ -310,6 +315,19 @@ impl Resolver {
         if self.questions.map.get(&key).is_some_and(|question| question.pending.tries == 0) {
             self.stats.queued += 1;
         }
+    }
+
+    /// Whether one more question can be under way. If not, the station with most of them waiting makes room.
+    fn has_place(&mut self) -> bool {
+        if self.questions.map.len() < MAX_PENDING {
+            return true;
+        }
+        let longest = self.questions.queues.values_mut().max_by_key(|queue| queue.keys.len());
+        let Some(key) = longest.filter(|queue| queue.keys.len() > 1).and_then(|queue| queue.keys.pop_back()) else {
+            return false;
+        };
+        self.drop_question(key);
+        self.questions.map.len() < MAX_PENDING
     }
 
     /// One that was never asked is forgotten; its station asks again.
@@ -388,6 +406,11 @@ impl Resolver {
             }
             (Stage::All, Some(asker)) if !question.repeated => {
                 question.repeated = true;
+                if question.askers.len() > 1 {
+                    question.askers.rotate_left(1);
+                    let next = question.askers.first().copied().unwrap_or(asker);
+                    question.frame = Some(speech::question(key.ip, next.speaker, next.station, key.vlan).into());
+                }
                 self.next_step(key, now + PATIENCE_MS);
                 // One that asks for very many repeats itself if it wants to.
                 let queue = self.questions.queues.get(&MacKey::new(key.vlan, asker.station));

@@ -45,13 +45,14 @@ impl Resolver {
             Heard::Answer { ip, mac, flags } => {
                 let key = Key { vlan, ip };
                 let own = frame.dst == self.own_mac;
-                if own {
+                let proof = own && self.was_asked(key, mac, frame.src, step.now_ms);
+                if proof {
                     let station = MacKey::new(vlan, frame.src);
                     step.macs.proved(station);
                     step.macs.look(station, step.now_ms, step.out);
                 }
                 let word = local(mac, Some(flags), Source::Reply, None, &None);
-                let learned = self.learn_here(key, word, if own { Evidence::Proof } else { Evidence::Checked }, step);
+                let learned = self.learn_here(key, word, if proof { Evidence::Proof } else { Evidence::Checked }, step);
                 // The answer to a question that was asked in another's name ends here too.
                 if learned && !own && self.vouched.remove(&(key, frame.dst)).is_none() {
                     self.answered(

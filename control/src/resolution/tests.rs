@@ -72,7 +72,7 @@ pub(super) struct Net {
     messages: Vec<(usize, usize, Message)>,
     /// Frames that went between gateways as data.
     data: usize,
-    up: bool,
+    pub(super) up: bool,
     /// Messages under way, which arrive in the order in which they were sent.
     wire: std::collections::VecDeque<(usize, usize, Message)>,
     /// Steps that have not ended.
@@ -87,7 +87,7 @@ pub(super) fn macs(limits: Limits) -> Macs {
 }
 
 impl Net {
-    fn new(v6: bool) -> Net {
+    pub(super) fn new(v6: bool) -> Net {
         let gateways = (0..3u8)
             .map(|i| Gateway {
                 resolver: Resolver::new(
@@ -246,7 +246,7 @@ impl Net {
         self.hosts[host].heard.iter().filter(|h| matches!(h, Heard::Answer { .. })).count()
     }
 
-    fn sent(&self, name: &str) -> usize {
+    pub(super) fn sent(&self, name: &str) -> usize {
         self.messages.iter().filter(|(_, _, m)| m.msg_type().ends_with(name)).count()
     }
 

@@ -7,6 +7,9 @@ impl Resolver {
     /// peer, if one is known.
     pub(super) fn ask_station(&mut self, key: Key, mac: Option<MacAddr>, asked: u32, step: &mut Step<'_>) {
         self.stats.verifications += 1;
+        if self.own_questions.len() < MAX_PENDING || self.own_questions.contains_key(&(key, mac)) {
+            self.own_questions.insert((key, mac), step.now_ms + ANSWER_MS);
+        }
         let voucher = match (key.ip, mac) {
             (IpAddr::V4(ip), Some(_)) if asked % 2 == 1 => {
                 let [a, b, c, _] = ip.octets();
@@ -29,6 +32,13 @@ impl Resolver {
             _ => speech::own_question(key.ip, mac, self.own_mac, key.vlan),
         };
         step.inject(frame);
+    }
+
+    /// Whether an answer to the gateway is one to a question of its own: anybody can send one.
+    pub(super) fn was_asked(&self, key: Key, named: MacAddr, source: MacAddr, now_ms: u64) -> bool {
+        [None, Some(named), Some(source)]
+            .iter()
+            .any(|asked| self.own_questions.get(&(key, *asked)).is_some_and(|until| *until > now_ms))
     }
 
     /// Begins to verify an address of this side after a time in which it may speak by itself, or hurries.
