@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 
 use ipop_dataplane::addr::PeerId;
-use ipop_dataplane::mac_table::{MacKey, Owner, newer_move};
+use ipop_dataplane::mac_table::{MacEntry, MacKey, Owner, newer_move};
 
 use super::contest::MacKeyOrd;
+use super::{Claim, Macs, newer_of, refuse, seconds};
+use crate::action::Action;
 use crate::deadlines::Deadlines;
+use crate::limits::Reason;
 
 /// The holder hears of a claim as everybody does, and speaks when its test is over. It is asked only after that time, in
 /// case the claim was not sent to it or something was lost.
@@ -111,5 +114,66 @@ impl Disputes {
         let keys: Vec<MacKey> = self.map.iter().filter(|(_, d)| concerned(d)).map(|(key, _)| *key).collect();
         let closed: Vec<_> = keys.into_iter().filter_map(|key| Some((key, self.close(key)?))).collect();
         closed.into_iter().filter(|(_, dispute)| dispute.holder == peer).collect()
+    }
+}
+
+impl Macs {
+    /// The peer that had a MAC which has sent frames here says that it lives there.
+    pub(super) fn lose(
+        &mut self,
+        key: MacKey,
+        dispute: Dispute,
+        moves: u16,
+        now_ms: u64,
+        out: &mut Vec<Action>,
+    ) -> Claim {
+        self.disputes.close(key);
+        let holder = Owner::Peer(dispute.holder);
+        // It was here as well; is it still?
+        if let Some(known) = self.owner_entry(key).filter(|_| dispute.proved) {
+            return self.contest(key, known, Some(dispute.holder), moves, now_ms);
+        }
+        self.contests.remove(key);
+        self.enter(key, MacEntry { owner: holder, moves, seen: seconds(now_ms) });
+        self.lost(key, Owner::Local, now_ms, out);
+        self.repair(key, now_ms, out);
+        Claim::Accepted
+    }
+
+    /// A claim has lost: counted, logged, and at last frozen.
+    pub(super) fn lost(&mut self, key: MacKey, claimant: Owner, now_ms: u64, out: &mut Vec<Action>) {
+        self.stats.disputes += 1;
+        out.push(refuse(claimant, Reason::MacIsThere, key));
+        self.flap(key, now_ms, out);
+    }
+
+    /// A peer has let go of a MAC: it goes to whoever claims it, or is unknown from now on.
+    pub fn released(&mut self, key: MacKey, peer: PeerId, moves: u16, now_ms: u64, out: &mut Vec<Action>) {
+        let dispute = self.disputes.get(key).filter(|dispute| dispute.holder == peer).copied();
+        if let Some(mut dispute) = dispute {
+            self.disputes.close(key);
+            dispute.moves = newer_of(dispute.moves, moves);
+            self.settle(key, dispute, now_ms, out);
+        } else if self.owner_entry(key).is_some_and(|known| known.owner == Owner::Peer(peer)) {
+            self.remove(key);
+        }
+    }
+
+    /// The holder has nothing against a claim.
+    pub(super) fn settle(&mut self, key: MacKey, dispute: Dispute, now_ms: u64, out: &mut Vec<Action>) {
+        let holder = Owner::Peer(dispute.holder);
+        match dispute.claimant {
+            Owner::Local => self.note_move(key, holder, Owner::Local, now_ms, out),
+            Owner::Peer(_) if !self.has_room(dispute.claimant) => {
+                self.remove(key);
+                out.push(refuse(dispute.claimant, Reason::PeerMacs, key));
+            }
+            owner @ Owner::Peer(_) => {
+                let known = self.owner_entry(key).map_or(dispute.moves, |known| known.moves);
+                let moves = newer_of(known, dispute.moves);
+                self.enter(key, MacEntry { owner, moves, seen: seconds(now_ms) });
+                self.note_move(key, holder, owner, now_ms, out);
+            }
+        }
     }
 }

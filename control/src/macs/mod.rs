@@ -34,13 +34,13 @@ use ipop_dataplane::forward::RateLimit;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner, newer_move};
 use ipop_dataplane::wire::ethernet::{emit_header, ethertype};
 
-use self::contest::{ASKED_MS, Contest, Contests, MAX_ASKERS, MAX_ROUNDS, WATCHED_LONG_MS, WATCHED_MS};
-use self::disputes::{Dispute, Disputes};
+use self::contest::Contests;
+use self::disputes::Disputes;
 use self::flaps::Flaps;
 use self::room::Room;
 use crate::action::{Action, To};
 use crate::limits::{Limits, Reason, Refusal, Tally};
-use crate::rpc::{MacMoved, MacQuery, Message};
+use crate::rpc::{MacMoved, Message};
 
 /// For how long frames that were under way do not contradict a move.
 const SETTLE_MS: u64 = 2000;
@@ -306,28 +306,6 @@ impl Macs {
         }
     }
 
-    /// The peer that had a MAC which has sent frames here says that it lives there.
-    fn lose(&mut self, key: MacKey, dispute: Dispute, moves: u16, now_ms: u64, out: &mut Vec<Action>) -> Claim {
-        self.disputes.close(key);
-        let holder = Owner::Peer(dispute.holder);
-        // It was here as well; is it still?
-        if let Some(known) = self.owner_entry(key).filter(|_| dispute.proved) {
-            return self.contest(key, known, Some(dispute.holder), moves, now_ms);
-        }
-        self.contests.remove(key);
-        self.enter(key, MacEntry { owner: holder, moves, seen: seconds(now_ms) });
-        self.lost(key, Owner::Local, now_ms, out);
-        self.repair(key, now_ms, out);
-        Claim::Accepted
-    }
-
-    /// A claim has lost: counted, logged, and at last frozen.
-    fn lost(&mut self, key: MacKey, claimant: Owner, now_ms: u64, out: &mut Vec<Action>) {
-        self.stats.disputes += 1;
-        out.push(refuse(claimant, Reason::MacIsThere, key));
-        self.flap(key, now_ms, out);
-    }
-
     /// A peer says, by a frame or a message, that the MAC is on its side, and how often it has moved.
     pub fn claim(&mut self, key: MacKey, peer: PeerId, moves: u16, now_ms: u64, out: &mut Vec<Action>) -> Claim {
         let theirs = MacEntry { owner: Owner::Peer(peer), moves, seen: seconds(now_ms) };
@@ -401,199 +379,6 @@ impl Macs {
         claim
     }
 
-    /// A peer has let go of a MAC: it goes to whoever claims it, or is unknown from now on.
-    pub fn released(&mut self, key: MacKey, peer: PeerId, moves: u16, now_ms: u64, out: &mut Vec<Action>) {
-        let dispute = self.disputes.get(key).filter(|dispute| dispute.holder == peer).copied();
-        if let Some(mut dispute) = dispute {
-            self.disputes.close(key);
-            dispute.moves = newer_of(dispute.moves, moves);
-            self.settle(key, dispute, now_ms, out);
-        } else if self.owner_entry(key).is_some_and(|known| known.owner == Owner::Peer(peer)) {
-            self.remove(key);
-        }
-    }
-
-    /// The holder has nothing against a claim.
-    fn settle(&mut self, key: MacKey, dispute: Dispute, now_ms: u64, out: &mut Vec<Action>) {
-        let holder = Owner::Peer(dispute.holder);
-        match dispute.claimant {
-            Owner::Local => self.note_move(key, holder, Owner::Local, now_ms, out),
-            Owner::Peer(_) if !self.has_room(dispute.claimant) => {
-                self.remove(key);
-                out.push(refuse(dispute.claimant, Reason::PeerMacs, key));
-            }
-            owner @ Owner::Peer(_) => {
-                let known = self.owner_entry(key).map_or(dispute.moves, |known| known.moves);
-                let moves = newer_of(known, dispute.moves);
-                self.enter(key, MacEntry { owner, moves, seen: seconds(now_ms) });
-                self.note_move(key, holder, owner, now_ms, out);
-            }
-        }
-    }
-
-    /// Puts a local MAC to the test, or lets a newer claim take the place of the one that it is at test for.
-    fn contest(&mut self, key: MacKey, known: MacEntry, claimant: Option<PeerId>, moves: u16, now_ms: u64) -> Claim {
-        let newer = newer_move(moves, known.moves);
-        let moves = newer_of(known.moves, moves);
-        let decide_at_ms = now_ms + if newer { WATCHED_MS } else { WATCHED_LONG_MS };
-        match self.contests.get_mut(key) {
-            // A frame can be faster than the news of the move. It begins no other test, or there would be no end to it.
-            Some(contest) if contest.claimant == claimant => {
-                if newer_move(moves, contest.moves) {
-                    (contest.moves, contest.newer) = (moves, true);
-                    contest.decide_at_ms = contest.decide_at_ms.min(decide_at_ms);
-                    self.contests.look_again(key, now_ms);
-                }
-                return Claim::AtTest;
-            }
-            Some(contest) if !newer_move(moves, contest.moves) || contest.rounds >= MAX_ROUNDS => return Claim::AtTest,
-            _ => {}
-        }
-        if !self.contests.has_room(claimant) {
-            return Claim::AtTest;
-        }
-        // So that the next frame shows, even one within the second of the last: workers enter when they see it.
-        let seen_before = seconds(now_ms).saturating_sub(2);
-        self.enter(key, MacEntry { seen: seen_before, ..known });
-        let (askers, rounds) =
-            self.contests.remove(key).map_or((Vec::new(), 0), |contest| (contest.askers, contest.rounds + 1));
-        let contest = Contest {
-            claimant,
-            moves,
-            newer,
-            seen_before,
-            alive: false,
-            decide_at_ms,
-            asked_again: false,
-            rounds,
-            askers,
-        };
-        self.contests.insert(key, contest, now_ms);
-        Claim::Contested
-    }
-
-    /// The MAC at test has been asked; its answer decides sooner.
-    pub fn asked(&mut self, key: MacKey, now_ms: u64) {
-        if let Some(contest) = self.contests.get_mut(key)
-            && !contest.asked_again
-        {
-            contest.decide_at_ms = contest.decide_at_ms.min(now_ms + ASKED_MS);
-            self.contests.look_again(key, now_ms);
-        }
-    }
-
-    /// Looks at a test at once, since the MAC may have given a sign of life.
-    pub fn look(&mut self, key: MacKey, now_ms: u64, out: &mut Vec<Action>) {
-        if let (Some(contest), Some(known)) = (self.contests.get(key), self.owner_entry(key))
-            && known.owner == Owner::Local
-            && contest.is_alive(known)
-        {
-            self.stays(key, known, now_ms, out);
-        }
-    }
-
-    /// Does one thing that is due. The caller calls until there is nothing more.
-    pub fn due(&mut self, now_ms: u64, out: &mut Vec<Action>) -> Option<Due> {
-        while let Some(key) = self.contests.pop_due(now_ms) {
-            let Some(contest) = self.contests.get_mut(key) else { continue };
-            let ask = !contest.asked_again && contest.decide_at_ms > now_ms;
-            let due = contest.decide_at_ms <= now_ms;
-            let Some(known) = self.writer.table().lookup(key).filter(|entry| entry.owner == Owner::Local) else {
-                self.contests.remove(key);
-                continue;
-            };
-            if contest.is_alive(known) {
-                self.stays(key, known, now_ms, out);
-            } else if due {
-                if let Some(peer) = self.goes(key, known, now_ms, out) {
-                    return Some(Due::Gone(key, peer));
-                }
-            } else {
-                contest.asked_again = true;
-                self.contests.look_again(key, now_ms);
-                if ask {
-                    return Some(Due::Ask(key));
-                }
-            }
-        }
-        while let Some(due) = self.disputes.pop_due(now_ms) {
-            match due {
-                disputes::Due::Ask(key, dispute) => {
-                    let claimant = match dispute.claimant {
-                        Owner::Peer(peer) => Some(peer),
-                        Owner::Local => None,
-                    };
-                    let query = MacQuery { mac: key.mac(), vlan: key.vlan(), seq: dispute.moves, claimant: None };
-                    out.push(Action::MacQuery(dispute.holder, query, claimant));
-                }
-                // Frames speak for what is on this side; what a peer claims has to be granted.
-                disputes::Due::Silence(key, dispute) => match dispute.claimant {
-                    Owner::Local => self.note_move(key, Owner::Peer(dispute.holder), Owner::Local, now_ms, out),
-                    claimant => out.push(refuse(claimant, Reason::MacIsThere, key)),
-                },
-            }
-        }
-        None
-    }
-
-    /// The MAC is alive: it stays, whatever the number of the claim.
-    fn stays(&mut self, key: MacKey, known: MacEntry, now_ms: u64, out: &mut Vec<Action>) {
-        let Some(contest) = self.contests.remove(key) else { return };
-        self.stats.conflicts += 1;
-        // Above both, so that nobody who has an old number disagrees.
-        let above = contest.moves.wrapping_add(1) & 0xfff;
-        self.enter(key, MacEntry { moves: above, seen: seconds(now_ms), ..known });
-        let before = self.alive.get(&key).copied();
-        let room = self.alive.len() < MAX_MOVES || before.is_some();
-        if room {
-            self.alive.insert(key, now_ms);
-        }
-        if let Some(peer) = contest.claimant {
-            out.push(refuse(Owner::Peer(peer), Reason::MacIsHere, key));
-        }
-        self.flap(key, now_ms, out);
-        // One that is on two sides would have both gateways tell each other without end.
-        if room && before.is_none_or(|at| now_ms - at >= QUIET_MS) {
-            self.tell(&contest, |to| moved(to, key, above), now_ms, out);
-        }
-    }
-
-    /// The MAC is silent: it goes to the peer that claims it, which is returned, or is unknown.
-    fn goes(&mut self, key: MacKey, known: MacEntry, now_ms: u64, out: &mut Vec<Action>) -> Option<PeerId> {
-        let contest = self.contests.remove(key)?;
-        // What the peer has told of a move is known to all; where it has lost the number, nobody has this one.
-        let moves = if contest.newer { contest.moves } else { contest.moves.wrapping_add(1) & 0xfff };
-        let Some(peer) = contest.claimant else {
-            self.remove(key);
-            self.tell(&contest, |to| Action::Message(to, Message::MacReleased(mac_moved(key, moves))), now_ms, out);
-            return None;
-        };
-        let owner = Owner::Peer(peer);
-        if !self.has_room(owner) {
-            out.push(refuse(owner, Reason::PeerMacs, key));
-            self.enter(key, known);
-            return None;
-        }
-        self.disputes.close(key);
-        self.enter(key, MacEntry { owner, moves, seen: seconds(now_ms) });
-        self.note_move(key, Owner::Local, owner, now_ms, out);
-        self.stats.moved_away += 1;
-        // The bridge would go on delivering to the old port.
-        out.push(Action::Inject(arrival_notice(key)));
-        self.tell(&contest, |to| Action::Message(to, Message::MacReleased(mac_moved(key, moves))), now_ms, out);
-        Some(peer)
-    }
-
-    /// All are told of an outcome, within the rate; beyond it those that wait for it.
-    fn tell(&mut self, contest: &Contest, message: impl Fn(To) -> Action, now_ms: u64, out: &mut Vec<Action>) {
-        if self.verdicts.allow(now_ms) || contest.askers.len() > MAX_ASKERS {
-            return out.push(message(To::All));
-        }
-        let waiting =
-            contest.askers.iter().chain(contest.claimant.iter().filter(|peer| !contest.askers.contains(peer)));
-        out.extend(waiting.map(|peer| message(To::Peer(*peer))));
-    }
-
     /// Forgets what was at a peer that is gone. Claims that it would have had to settle are granted; returns of which MACs.
     pub fn flush(&mut self, peer: PeerId, now_ms: u64, out: &mut Vec<Action>) -> Vec<MacKey> {
         let granted = self.disputes.flush(peer);
@@ -640,68 +425,6 @@ impl Macs {
         } else {
             None
         }
-    }
-
-    /// Makes room for one more of this owner if its share is full; false if nothing could go.
-    fn has_room(&mut self, owner: Owner) -> bool {
-        !self.held.is_full(&owner, self.limits.share(owner).macs) || self.evict(owner)
-    }
-
-    fn evict(&mut self, owner: Owner) -> bool {
-        let Macs { room, writer, contests, disputes, limits, .. } = self;
-        let busy = |key: MacKey| {
-            contests.get(key).is_some() || disputes.get(key).is_some() || limits.sticky_macs.contains(&key.mac())
-        };
-        let Some(victim) = room.victim(owner, writer.table(), |key| !busy(key)) else { return false };
-        self.remove(victim);
-        self.stats.evicted += 1;
-        true
-    }
-
-    fn remove(&mut self, key: MacKey) {
-        if let Some(known) = self.writer.remove(key) {
-            self.held.remove(&known.owner);
-            self.room.left(key);
-            self.flaps.forget(key);
-        }
-    }
-
-    fn keep(&mut self, keep: impl Fn(MacKey, MacEntry) -> bool) {
-        let Macs { writer, held, room, flaps, .. } = self;
-        writer.retain(|key, entry| {
-            let kept = keep(key, entry);
-            if !kept {
-                held.remove(&entry.owner);
-                room.left(key);
-                flaps.forget(key);
-            }
-            kept
-        });
-    }
-
-    /// False if the table is full, and nothing was found that could go.
-    fn enter(&mut self, key: MacKey, entry: MacEntry) -> bool {
-        let known = self.owner_entry(key);
-        if known.is_none() && self.writer.len() >= self.writer.capacity() {
-            // Its own, or else those of whoever has most.
-            let _ = self.evict(entry.owner) || self.held.largest().is_some_and(|owner| self.evict(owner));
-        }
-        if self.writer.insert(key, entry).is_err() {
-            self.stats.table_full += 1;
-            return false;
-        }
-        if known.is_none_or(|known| known.owner != entry.owner) {
-            if let Some(known) = known {
-                self.held.remove(&known.owner);
-                self.room.left(key);
-            } else {
-                self.stats.learned += 1;
-            }
-            self.held.add(entry.owner);
-            let held = self.held.of(&entry.owner);
-            self.room.entered(entry.owner, key, entry.seen, held, self.writer.table());
-        }
-        true
     }
 
     /// The MAC has moved for good. Back and forth within seconds is a sign of two that have the same.

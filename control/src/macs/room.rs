@@ -5,7 +5,9 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use ipop_dataplane::mac_table::{MacKey, MacTable, Owner};
+use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
+
+use super::Macs;
 
 /// Entries that are looked at for one that can go, so that a newcomer costs no sweep.
 const LOOKS: usize = 32;
@@ -70,5 +72,69 @@ impl Room {
     /// A peer is gone with all it had.
     pub(super) fn flush(&mut self, owner: Owner) {
         self.queues.remove(&owner);
+    }
+}
+
+impl Macs {
+    /// Makes room for one more of this owner if its share is full; false if nothing could go.
+    pub(super) fn has_room(&mut self, owner: Owner) -> bool {
+        !self.held.is_full(&owner, self.limits.share(owner).macs) || self.evict(owner)
+    }
+
+    pub(super) fn evict(&mut self, owner: Owner) -> bool {
+        let Macs { room, writer, contests, disputes, limits, .. } = self;
+        let busy = |key: MacKey| {
+            contests.get(key).is_some() || disputes.get(key).is_some() || limits.sticky_macs.contains(&key.mac())
+        };
+        let Some(victim) = room.victim(owner, writer.table(), |key| !busy(key)) else { return false };
+        self.remove(victim);
+        self.stats.evicted += 1;
+        true
+    }
+
+    pub(super) fn remove(&mut self, key: MacKey) {
+        if let Some(known) = self.writer.remove(key) {
+            self.held.remove(&known.owner);
+            self.room.left(key);
+            self.flaps.forget(key);
+        }
+    }
+
+    pub(super) fn keep(&mut self, keep: impl Fn(MacKey, MacEntry) -> bool) {
+        let Macs { writer, held, room, flaps, .. } = self;
+        writer.retain(|key, entry| {
+            let kept = keep(key, entry);
+            if !kept {
+                held.remove(&entry.owner);
+                room.left(key);
+                flaps.forget(key);
+            }
+            kept
+        });
+    }
+
+    /// False if the table is full, and nothing was found that could go.
+    pub(super) fn enter(&mut self, key: MacKey, entry: MacEntry) -> bool {
+        let known = self.owner_entry(key);
+        if known.is_none() && self.writer.len() >= self.writer.capacity() {
+            // Its own, or else those of whoever has most.
+            let _ = self.evict(entry.owner) || self.held.largest().is_some_and(|owner| self.evict(owner));
+        }
+        if self.writer.insert(key, entry).is_err() {
+            self.stats.table_full += 1;
+            return false;
+        }
+        if known.is_none_or(|known| known.owner != entry.owner) {
+            if let Some(known) = known {
+                self.held.remove(&known.owner);
+                self.room.left(key);
+            } else {
+                self.stats.learned += 1;
+            }
+            self.held.add(entry.owner);
+            let held = self.held.of(&entry.owner);
+            self.room.entered(entry.owner, key, entry.seen, held, self.writer.table());
+        }
+        true
     }
 }

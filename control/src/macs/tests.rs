@@ -2,7 +2,7 @@
 
 use ipop_dataplane::claims::Claims;
 
-use super::contest::MAX_CONTESTS_OF_PEER;
+use super::contest::{ASKED_MS, MAX_CONTESTS_OF_PEER, WATCHED_LONG_MS, WATCHED_MS};
 use super::flaps::MOVES;
 use super::*;
 use crate::limits::Share;

@@ -2,7 +2,7 @@
 
 use ipop_dataplane::claims::Claims;
 
-use super::tests::{Net, both, say};
+use super::net::{Net, both, say};
 use super::*;
 
 const UNTAGGED: Vlan = Vlan::UNTAGGED;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ipop_dataplane::claims::Claims;
 use proptest::prelude::*;
 
-use super::tests::{Net, both, say};
+use super::net::{Net, both, say};
 use super::*;
 use crate::limits::Share;
 

@@ -331,4 +331,6 @@ mod limits_tests;
 #[cfg(test)]
 mod moves_tests;
 #[cfg(test)]
+mod net;
+#[cfg(test)]
 mod tests;

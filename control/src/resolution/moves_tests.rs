@@ -1,6 +1,6 @@
 //! Containers that move from one gateway to another, and peers that say so without being right.
 
-use super::tests::{Net, both, macs, say};
+use super::net::{Net, both, macs, say};
 use super::*;
 
 /// From the first word of a container to the moment when everybody must reach it, and the longest way of a message.
