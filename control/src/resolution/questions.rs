@@ -158,7 +158,11 @@ impl Resolver {
     /// A station asks everyone for an address.
     pub(super) fn asked(&mut self, key: Key, asker: Asker, frame: Option<Box<[u8]>>, step: &mut Step<'_>) {
         let now = step.now_ms;
-        if let Some(question) = self.questions.map.get_mut(&key) {
+        // A question that nobody waits for, because the table has answered, is not in the way of that.
+        let fresh = self.entries.get(&key).is_some_and(|entry| now - entry.learned_ms <= self.fresh_ms);
+        let waited_for =
+            |question: &&mut Question| !fresh || question.askers.iter().any(|asker| asker.owed != Owed::Nothing);
+        if let Some(question) = self.questions.map.get_mut(&key).filter(waited_for) {
             self.stats.joined += 1;
             if question.askers.len() < MAX_ASKERS
                 && !question.askers.iter().any(|known| known.station == asker.station && known.speaker == asker.speaker)

@@ -214,6 +214,22 @@ fn announcements_are_repeated_everywhere() {
     });
 }
 
+/// Of what has only been announced all are asked once more, and nobody waits for that.
+#[test]
+fn what_has_been_announced_is_told_to_everyone_who_asks() {
+    both(|mut net| {
+        let host = &net.hosts[1];
+        let (ip, frame) = (host.ip, say::announcement(host.ip, host.mac, false, Announcement::Reply, Vlan::UNTAGGED));
+        net.say(1, &frame);
+        net.advance(150);
+        net.hosts[1].silent = true;
+        net.ask(0, ip);
+        net.ask(2, ip);
+        net.ask(0, ip);
+        assert_eq!((net.answers(0), net.answers(2), net.stats(0).rpc_requests_sent), (2, 1, 1));
+    });
+}
+
 #[test]
 fn a_host_that_left_is_withdrawn_everywhere() {
     both(|mut net| {
