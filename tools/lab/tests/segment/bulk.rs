@@ -397,5 +397,5 @@ fn late_black_hole() -> Outcome {
         Ok(c0.exec(large)?.success().then_some(()))
     })?;
     let mtu = segment.peer(0, "gw-b")?["path_mtu"].as_u64();
-    ensure(mtu.is_some_and(|mtu| mtu <= 1400), || format!("`ipop peers` says {mtu:?}"))
+    ensure(mtu.is_some_and(|mtu| mtu <= 1404), || format!("`ipop peers` says {mtu:?}"))
 }
