@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, Owner, newer_move};
 
-use super::{
-    Claim, Due, MAX_MOVES, Macs, QUIET_MS, arrival_notice, disputes, mac_moved, moved, newer_of, refuse, seconds,
-};
+use super::{Claim, Due, Macs, arrival_notice, disputes, mac_moved, moved, newer_of, refuse, seconds};
 use crate::action::{Action, To};
 use crate::deadlines::Deadlines;
 use crate::limits::Reason;
@@ -270,17 +268,13 @@ impl Macs {
         // Above both, so that nobody who has an old number disagrees.
         let above = contest.moves.wrapping_add(1) & 0xfff;
         self.enter(key, MacEntry { moves: above, seen: seconds(now_ms), ..known });
-        let before = self.alive.get(&key).copied();
-        let room = self.alive.len() < MAX_MOVES || before.is_some();
-        if room {
-            self.alive.insert(key, now_ms);
-        }
+        let tell = self.may_tell(key, now_ms);
         if let Some(peer) = contest.claimant {
             out.push(refuse(Owner::Peer(peer), Reason::MacIsHere, key));
         }
         self.flap(key, now_ms, out);
         // One that is on two sides would have both gateways tell each other without end.
-        if room && before.is_none_or(|at| now_ms - at >= QUIET_MS) {
+        if tell {
             self.tell(&contest, |to| moved(to, key, above), now_ms, out);
         }
     }

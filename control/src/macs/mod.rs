@@ -51,7 +51,7 @@ const MAX_MOVES: usize = 4096;
 /// A MAC that was found alive so short ago is not asked again for the next claim.
 const PROOF_MS: u64 = 100;
 /// Between two words about a MAC that is alive here.
-const QUIET_MS: u64 = 250;
+const QUIET_MS: u64 = 100;
 /// When a MAC was last seen that does not age, as the table keeps it.
 const RESERVED: u32 = (1 << 28) - 1;
 
@@ -209,6 +209,16 @@ impl Macs {
         self.disputes.get(key).is_some_and(|dispute| dispute.claimant == Owner::Local)
     }
 
+    /// Notes that a MAC is alive here; false if that was said just now.
+    fn may_tell(&mut self, key: MacKey, now_ms: u64) -> bool {
+        let before = self.alive.get(&key).copied();
+        let room = self.alive.len() < MAX_MOVES || before.is_some();
+        if room {
+            self.alive.insert(key, now_ms);
+        }
+        room && before.is_none_or(|at| now_ms - at >= QUIET_MS)
+    }
+
     /// For how many milliseconds more no claim on the MAC is heard.
     pub fn frozen_ms(&self, key: MacKey, now_ms: u64) -> Option<u64> {
         self.flaps.frozen_ms(key, now_ms)
@@ -317,8 +327,13 @@ impl Macs {
             return Claim::Accepted;
         }
         if let Some(reason) = self.refused(key, peer, now_ms) {
-            // A claimant that waits for our word asks for it.
             out.push(refuse(theirs.owner, reason, key));
+            // The claimant may wait for our word; but two gateways that have frozen it must not answer each other without end.
+            if let Some(known) = known.filter(|known| known.owner == Owner::Local && reason != Reason::MacNotAllowed)
+                && self.may_tell(key, now_ms)
+            {
+                out.push(moved(To::Peer(peer), key, newer_of(known.moves, moves)));
+            }
             return Claim::Refused;
         }
         match known {

@@ -306,8 +306,11 @@ fn a_mac_that_is_frozen_here_is_not_put_to_the_test_again() {
     }
     out.clear();
     assert_eq!(macs.told(key(), B, 50, 5000, &mut out), Claim::Refused);
+    // The claimant may wait for our word, but not for each of its claims.
+    assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacFrozen, key()), moved(To::Peer(B), key(), 50)]);
+    out.clear();
+    assert_eq!(macs.told(key(), B, 50, 5001, &mut out), Claim::Refused);
     assert_eq!(out, [refuse(Owner::Peer(B), Reason::MacFrozen, key())]);
-    // If it waits for our word it asks.
     assert_eq!(macs.asked_by(key(), B, None, 50, 5400, &mut out), Claim::Refused);
     assert_eq!(out.last(), Some(&moved(To::Peer(B), key(), 50)));
 }
@@ -347,7 +350,7 @@ fn a_sticky_mac_never_leaves() {
     assert_eq!(out, [moved(To::Peer(B), key(), 0)]);
     out.clear();
     assert_eq!(macs.told(key(), C, 900, 5000, &mut out), Claim::Refused);
-    assert_eq!(out, [refuse(Owner::Peer(C), Reason::MacIsSticky, key())]);
+    assert_eq!(out, [refuse(Owner::Peer(C), Reason::MacIsSticky, key()), moved(To::Peer(C), key(), 900)]);
     assert_eq!(macs.asked_by(key(), B, Some(C), 900, 5001, &mut out), Claim::Refused);
     assert_eq!(out.last(), Some(&moved(To::Peer(B), key(), 900)));
     macs.here(key(), 6000, &mut out);
