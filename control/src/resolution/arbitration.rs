@@ -138,15 +138,7 @@ impl Resolver {
             Owner::Local => known.mac != word.mac && (known.checked || evidence != Evidence::Proof),
             Owner::Peer(_) => !known.hearsay || unasked,
         };
-        let old = Word {
-            owner: known.owner,
-            mac: known.mac,
-            station: known.station,
-            flags: Some(known.flags),
-            source: known.source,
-            announcement: None,
-            frame: None,
-        };
+        let old = known.word();
         if !standing && known.mac != word.mac {
             self.stats.duplicates += 1;
             let reason = if word.owner == Owner::Local { Reason::IpIsHere } else { Reason::IpIsThere };
@@ -398,15 +390,7 @@ impl Resolver {
         let Some(entry) = self.entries.get_mut(&key) else {
             return self.ask_station(key, None, 0, step);
         };
-        let new = Word {
-            owner: entry.owner,
-            mac: entry.mac,
-            station: entry.station,
-            flags: Some(entry.flags),
-            source: entry.source,
-            announcement: None,
-            frame: None,
-        };
+        let new = entry.word();
         if !self.arbitrations.contains_key(&key) && self.arbitrations.len() < MAX_ARBITRATIONS {
             let (asked, since_ms) = (0, step.now_ms);
             let next_ms = since_ms;

@@ -173,16 +173,7 @@ impl Resolver {
 
     /// What the table says of an address of this side, as a word.
     pub(super) fn word_of(&self, key: Key) -> Option<Word> {
-        let entry = self.entries.get(&key).filter(|entry| entry.owner == Owner::Local)?;
-        Some(Word {
-            owner: Owner::Local,
-            mac: entry.mac,
-            station: entry.station,
-            flags: Some(entry.flags),
-            source: entry.source,
-            announcement: None,
-            frame: None,
-        })
+        self.entries.get(&key).filter(|entry| entry.owner == Owner::Local).map(Entry::word)
     }
 
     /// Enters what is believed.

@@ -111,6 +111,13 @@ pub(super) struct Word {
 }
 
 impl Entry {
+    /// What the entry says, as a word of its holder.
+    pub(super) fn word(&self) -> Word {
+        let (announcement, frame) = (None, None);
+        let (mac, station, source) = (self.mac, self.station, self.source);
+        Word { owner: self.owner, mac, station, flags: Some(self.flags), source, announcement, frame }
+    }
+
     /// The entry that a word makes, in the place of `known`.
     pub(super) fn of(word: &Word, known: Option<&Entry>, evidence: Evidence, now_ms: u64, expiry_ms: u64) -> Entry {
         let same = known.filter(|known| (known.owner, known.mac) == (word.owner, word.mac));
