@@ -92,16 +92,6 @@ fn packed_full(peer: &mut Peer, frames: &[(VnetHeader, Vec<u8>)]) -> Vec<Vec<u8>
     bodies.iter().map(|body| peer.datagram(0, body)).collect()
 }
 
-/// Each frame counts, merged or not. The port has them a moment before they are counted.
-fn wait_delivered(b: &Side, count: u64) {
-    let end = Instant::now() + PATIENCE;
-    let delivered = || b.worker.stats.counters.get(Ending::Delivered);
-    while delivered() != count && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert_eq!(delivered(), count);
-}
-
 type Train = Vec<(Datagram, bool)>;
 
 /// Sends random trains; how many frames there were, and how many of them were merged.
@@ -124,7 +114,7 @@ fn check_trains(a: &Side, b: &Side, mut send: impl FnMut(&[(VnetHeader, Vec<u8>)
         }
     }
     assert_eq!(b.drops(), vec![]);
-    wait_delivered(b, sent as u64);
+    b.wait_counted(Ending::Delivered, sent as u64);
     (sent, merged)
 }
 
@@ -173,7 +163,7 @@ fn a_run_is_one_write() {
         let sent: Vec<_> = frames.iter().flat_map(|(vnet, frame)| datagrams(frame, vnet)).collect();
         assert!(writes.concat() == sent);
     }
-    wait_delivered(&b, 4 * 102);
+    b.wait_counted(Ending::Delivered, 4 * 102);
     // Their octets count too, as those of as many frames.
     let octets = 2 * (100 * (64 + 42) + 2 * (10 + 42)) + 2 * (100 * (64 + 62) + 2 * (10 + 62));
     assert_eq!(b.worker.stats.peers[0].rx_bytes.load(std::sync::atomic::Ordering::Relaxed), octets);

@@ -96,7 +96,7 @@ fn every_frame_arrives_as_it_was_and_in_order(kind: Kind) {
         }
         assert!(b.receive(Duration::from_millis(20)).is_none(), "nothing arrives twice");
         assert_eq!((a.drops(), b.drops()), (vec![], vec![]));
-        assert_eq!(b.worker.stats.counters.get(Ending::Delivered), 150);
+        b.wait_counted(Ending::Delivered, 150);
     }
 }
 
@@ -212,9 +212,9 @@ fn garbage_is_counted_and_harmless(kind: Kind) {
     a.send(&VnetHeader::default(), &reserved);
     a.send(&VnetHeader::default(), &plain(60, 7));
     assert_eq!(b.receive(Duration::from_secs(5)).unwrap().1, plain(60, 7), "the good one behind them arrives");
-    let count = |ending| a.worker.stats.counters.get(ending);
-    assert_eq!((count(Ending::FrameTruncated), count(Ending::FrameMetadata)), (1, 1));
-    assert_eq!((count(Ending::BadSource), count(Ending::BridgeReserved)), (1, 1));
+    for ending in [Ending::FrameTruncated, Ending::FrameMetadata, Ending::BadSource, Ending::BridgeReserved] {
+        a.wait_counted(ending, 1);
+    }
 }
 
 fn an_idle_worker_lets_go_of_old_keys_when_it_is_woken(kind: Kind) {

@@ -169,10 +169,25 @@ impl Side {
         None
     }
 
+    /// Waits until so many frames have ended so: the other end has them a moment before they are counted.
+    pub fn wait_counted(&self, ending: Ending, count: u64) {
+        let counted = || self.worker.stats.counters.get(ending);
+        eventually(|| counted() >= count);
+        assert_eq!(counted(), count, "{}", ending.name());
+    }
+
     pub fn drops(&self) -> Vec<(&'static str, u64)> {
         let counters = &self.worker.stats.counters;
         let dropped = Ending::ALL.iter().filter(|e| e.class() == ipop_dataplane::ending::Class::Dropped);
         dropped.map(|e| (e.name(), counters.get(*e))).filter(|(_, n)| *n > 0).collect()
+    }
+}
+
+/// Waits for it, five seconds at most; what it is when that is over, the caller looks at.
+pub fn eventually(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while !done() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
