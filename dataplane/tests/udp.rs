@@ -5,7 +5,7 @@
 //!     └──────────────────── reference ─────────────────────────────────────► datagrams
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ipop_dataplane::datagram::record::{self, FramePrefix};
 use ipop_dataplane::datagram::segment::SuperFrame;
