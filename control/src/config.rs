@@ -70,6 +70,9 @@ pub struct Config {
     pub offloads: OffloadSwitches,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
+    /// Group whose members may ask over the control socket, and change nothing; `None`: [`DEFAULT_CONTROL_GROUP`] if there is
+    /// one.
+    pub control_group: Option<String>,
     /// Whose rights it keeps once everything is open.
     pub user: UserChoice,
     /// It gives up what it does not need any more once everything is open.
@@ -80,6 +83,9 @@ pub struct Config {
 
 /// The place of the control socket unless the config says otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/ipop/ipop.sock";
+
+/// The group that may ask over the control socket unless the config says otherwise.
+pub const DEFAULT_CONTROL_GROUP: &str = "ipop";
 
 /// Octets of a gateway's or peer's name.
 const MAX_NAME: usize = 64;
@@ -152,6 +158,7 @@ impl Config {
                 Some(false) => EngineChoice::Calls,
             },
             control_socket: keys.socket_path("control_socket")?,
+            control_group: keys.label("control_group")?,
             user: keys.user()?,
             confine: keys.switch("confine")?.unwrap_or(true),
             warnings,

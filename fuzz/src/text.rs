@@ -64,7 +64,7 @@ fn names_a_file(value: &Value) -> bool {
 /// A line on the control socket: the answer is one line, an error unless the command is known.
 pub fn admin(data: &[u8]) -> bool {
     let mut asked = Vec::new();
-    let reply = reply_to(data, |command| {
+    let reply = reply_to(data, true, |command| {
         asked.push(command.to_owned());
         COMMANDS.contains(&command).then(|| json!({"command": command}))
     });

@@ -24,6 +24,8 @@ pub(super) enum Next {
 /// A client, what it has asked and what it is answered.
 pub(super) struct Client<A> {
     stream: UnixStream,
+    /// It is of a user who may change something.
+    may_change: bool,
     /// What has come of its next requests.
     input: Vec<u8>,
     /// The part of an answer that is being written, and how much of it has been.
@@ -41,9 +43,10 @@ pub(super) struct Client<A> {
 }
 
 impl<A> Client<A> {
-    pub(super) fn new(stream: UnixStream, now_ms: u64) -> Client<A> {
+    pub(super) fn new(stream: UnixStream, may_change: bool, now_ms: u64) -> Client<A> {
         Client {
             stream,
+            may_change,
             input: Vec::new(),
             output: Vec::new(),
             written: 0,
@@ -70,7 +73,7 @@ impl<A> Client<A> {
             }
             if let Some(end) = self.input.iter().position(|octet| *octet == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                match reply_to(&line, |command| answers.begin(command)) {
+                match reply_to(&line, self.may_change, |command| answers.begin(command)) {
                     Ok(answer) => self.answer = Some(answer),
                     Err(error) => {
                         self.say(&error);

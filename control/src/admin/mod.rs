@@ -2,6 +2,9 @@
 //!
 //! `{"command":"status"}` is answered with the structure of [`crate::report`], anything else with `{"error":"…"}`.
 //!
+//! The mode of the socket says who may ask. Who may also change something is decided for each request, by the user that the
+//! kernel names (SO_PEERCRED, unix(7)): root, and whoever has started the gateway.
+//!
 //! Clients take turns: in one turn of the control thread each gets one request, or one part of an answer, and that only
 //! when its socket has taken what was there before. So one that asks without pause holds nobody up, and one that does not
 //! read costs one part of an answer and no more, however large the table that it has asked for.
@@ -20,13 +23,14 @@ use std::path::Path;
 
 use mio::net::{UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::{Uid, UnlinkatFlags, unlinkat};
 use serde_json::{Value, json};
 use tracing::warn;
 
 use self::client::{Client, Next};
 use self::socket::directory_of;
-pub use self::socket::{AdminError, bind, check};
+pub use self::socket::{AdminError, Readers, bind, check};
 use crate::confine::User;
 
 /// Clients at a time.
@@ -46,6 +50,11 @@ const LOG_MS: u64 = 60_000;
 
 /// What can be asked.
 pub const COMMANDS: &[&str] = &["status", "peers", "macs", "arp", "rpc", "rekey"];
+
+/// Whether a command does more than tell.
+fn changes(command: &str) -> bool {
+    command == "rekey" || command.starts_with("macs release")
+}
 
 /// Where answers come from.
 pub trait Answers {
@@ -80,6 +89,8 @@ pub struct Admin<A> {
     listening: Listening,
     log_at_ms: u64,
     clients: Vec<Option<Client<A>>>,
+    /// Who has started the gateway.
+    owner: Uid,
     /// Whose turn is next.
     turn: usize,
     /// Tokens from this one on are clients'.
@@ -101,7 +112,8 @@ impl<A> Admin<A> {
             File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(directory_of(path))?;
         let name = path.file_name().unwrap_or_default().to_owned();
         let listening = Listening::Ready;
-        Ok(Admin { directory, name, listener, listening, log_at_ms: 0, clients, turn: 0, first })
+        let owner = nix::unistd::geteuid();
+        Ok(Admin { directory, name, listener, listening, log_at_ms: 0, clients, owner, turn: 0, first })
     }
 
     /// Where the socket is, which is removed in the end.
@@ -205,7 +217,9 @@ impl<A> Admin<A> {
         self.clients[place] = None;
         let interest = Interest::READABLE | Interest::WRITABLE;
         if registry.register(&mut stream, Token(self.first + place), interest).is_ok() {
-            self.clients[place] = Some(Client::new(stream, now_ms));
+            let may_change = getsockopt(&stream, PeerCredentials)
+                .is_ok_and(|peer| peer.uid() == 0 || Uid::from_raw(peer.uid()) == self.owner);
+            self.clients[place] = Some(Client::new(stream, may_change, now_ms));
         }
     }
 
@@ -237,12 +251,17 @@ impl<A> Drop for Admin<A> {
 }
 
 /// What one line asks for, as `answer` gives it by the command, `None` for an unknown one; or what is wrong with it.
-pub fn reply_to<T>(line: &[u8], answer: impl FnOnce(&str) -> Option<T>) -> Result<T, Value> {
+pub fn reply_to<T>(line: &[u8], may_change: bool, answer: impl FnOnce(&str) -> Option<T>) -> Result<T, Value> {
     let request: Value = serde_json::from_slice(line)
         .map_err(|error| json!({"error": format!("not JSON: {error}; a request is {{\"command\":\"status\"}}")}))?;
     let Some(command) = request.get("command").and_then(Value::as_str) else {
         return Err(json!({"error": "no \"command\"; a request is {\"command\":\"status\"}"}));
     };
+    if changes(command) && !may_change {
+        return Err(
+            json!({"error": format!("only root may do that (\"{command}\"): your group may ask, and change nothing")}),
+        );
+    }
     answer(command)
         .ok_or_else(|| json!({"error": format!("unknown command \"{command}\"; there are: {}", COMMANDS.join(", "))}))
 }

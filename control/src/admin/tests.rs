@@ -105,7 +105,13 @@ impl World {
 }
 
 fn reply(line: &str) -> String {
-    let reply = reply_to(line.as_bytes(), |command| (command == "status").then(|| json!({"ok": 1})));
+    reply_for(line, true)
+}
+
+fn reply_for(line: &str, may_change: bool) -> String {
+    let reply = reply_to(line.as_bytes(), may_change, |command| {
+        ["status", "rekey"].contains(&command).then(|| json!({"ok": 1}))
+    });
     reply.unwrap_or_else(|error| error).to_string()
 }
 
@@ -115,6 +121,15 @@ fn requests_and_nonsense() {
     assert!(reply("hello").contains("not JSON"));
     assert!(reply("{}").contains("no \\\"command\\\""));
     assert!(reply(r#"{"command":"frobnicate"}"#).contains("there are: status, peers, macs, arp, rpc, rekey"));
+}
+
+#[test]
+fn who_may_only_ask_changes_nothing() {
+    assert_eq!(reply_for(r#"{"command":"status"}"#, false), r#"{"ok":1}"#);
+    for command in ["rekey", "macs release 02:00:00:00:00:01", "macs release"] {
+        let answer = reply_for(&json!({ "command": command }).to_string(), false);
+        assert!(answer.contains("only root may do that"), "{answer}");
+    }
 }
 
 #[test]

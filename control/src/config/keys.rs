@@ -31,6 +31,7 @@ pub(super) const TOP: &[&str] = &[
     "io_uring",
     "offloads",
     "control_socket",
+    "control_group",
     "user",
     "confine",
 ];

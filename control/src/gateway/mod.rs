@@ -34,7 +34,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 pub use self::error::GatewayError;
 use self::error::call;
@@ -45,7 +45,7 @@ use self::overload::Overload;
 use self::refusals::Refusals;
 use self::turn::Timers;
 use crate::action::Action;
-use crate::admin::{self, Admin, AdminError};
+use crate::admin::{self, Admin, AdminError, Readers};
 use crate::config::{Config, PeerConfig};
 use crate::confine::{Confine, Confinement};
 use crate::keys::PrivateKey;
@@ -131,7 +131,14 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     let path = config.control_socket.clone();
     let events = Events::for_peers(Box::new(MioWake(waker)), config.peers.len());
     let mut gateway = Gateway::start(config, events, confine.as_ref())?;
-    let listener = admin::bind(&path, confine.as_ref().map(Confine::user))?;
+    let group = gateway.config.control_group.as_deref();
+    let (listener, readers) = admin::bind(&path, confine.as_ref().map(Confine::user), group)?;
+    match readers {
+        Readers::Group(group) => debug!("members of the group '{group}' may ask on {}", path.display()),
+        Readers::Nobody(why) => {
+            info!("only who has started the gateway, and root, may ask on {}: {why}", path.display())
+        }
+    }
     let mut admin = Admin::new(&path, listener, &registry, ADMIN, FIRST_CLIENT).map_err(call("epoll"))?;
     // Everything is open, and what could go wrong has been said.
     if let Some(confine) = confine {

@@ -1,6 +1,7 @@
 //! Asks a running gateway over its control socket.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub(crate) fn ask(socket: &Path, command: &str) -> Result<Value, String> {
             format!("nobody answers on {at}: the gateway that made this socket was killed; start it again")
         }
         ErrorKind::PermissionDenied => {
-            format!("not permitted to use {at}: run as root or as a member of the socket's group")
+            format!("not permitted to use {at}: run as root{}", group_of(socket))
         }
         _ => format!("cannot connect to {at}: {e}"),
     })?;
@@ -33,6 +34,15 @@ pub(crate) fn ask(socket: &Path, command: &str) -> Result<Value, String> {
     match value.get("error").and_then(Value::as_str) {
         Some(error) => Err(format!("the gateway says: {error}")),
         None => Ok(value),
+    }
+}
+
+/// Who else may ask, as far as that can be seen.
+fn group_of(socket: &Path) -> String {
+    let Ok(found) = std::fs::metadata(socket) else { return String::new() };
+    match nix::unistd::Group::from_gid(found.gid().into()) {
+        Ok(Some(group)) if found.gid() != 0 => format!(", or as a member of the group '{}', which may ask", group.name),
+        _ => String::new(),
     }
 }
 

@@ -25,6 +25,8 @@ mod kit;
 mod life;
 #[path = "daemon/noise.rs"]
 mod noise;
+#[path = "daemon/readers.rs"]
+mod readers;
 #[path = "daemon/sealed.rs"]
 mod sealed;
 #[path = "daemon/sessions.rs"]
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         plain("a_bridge_that_is_made_anew_gets_its_port_back", life::bridge_made_anew),
         plain("a_deleted_tap_ends_it", life::tap_deleted),
         trial("nobody_may_run_or_ask", &setpriv, life::no_permission),
+        trial("a_group_may_ask_and_change_nothing", &setpriv, readers::group),
         plain("no_thread_keeps_rights_that_it_does_not_use", confinement::rights),
         trial("forbidden_calls_are_refused", &confinement::tracing_available(&ipop), confinement::forbidden_calls),
         plain("confinement_can_be_switched_off", confinement::switched_off),
