@@ -9,7 +9,7 @@ use ipop_dataplane::claims::Claims;
 use ipop_dataplane::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, Outcome, Reassembly, Sender};
 use ipop_dataplane::datagram::record::{self, ChecksumField, FramePrefix, RECORD_HEADER_LEN, Records};
 use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
-use ipop_dataplane::forward;
+use ipop_dataplane::forward::{self, GroupMask};
 use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
 use ipop_dataplane::session::{Cipher, Freshness, Incoming, KEY_LEN, Key, Outgoing, TAG_LEN};
@@ -95,7 +95,8 @@ fn walk(table: &MacTable, records: &[u8], out: &mut [u8; VNET_HEADER_LEN]) -> u6
         assert!(record.kind == record::FRAME);
         let (csum, bytes) = record::parse_frame(record.flags, record.body).expect("the checksum lies inside");
         let frame = Frame::parse(bytes).expect("the frame is whole");
-        let (verdict, learn) = forward::from_peer(table, &Claims::default(), &frame, PeerId(0), macs::NOW);
+        let (verdict, learn) =
+            forward::from_peer(table, &Claims::default(), GroupMask::ALL, &frame, PeerId(0), macs::NOW);
         assert!(verdict.is_ok() && learn.is_none());
         out.copy_from_slice(VnetHeader::plain(csum).as_bytes());
         black_box(&mut *out);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use ipop_dataplane::addr::{MacAddr, PeerId, Vlan};
 use ipop_dataplane::claims::Claims;
 use ipop_dataplane::event::{Events, Wake};
-use ipop_dataplane::forward::{self, Verdict};
+use ipop_dataplane::forward::{self, GroupMask, Verdict};
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, MacWriter, Owner};
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
@@ -194,7 +194,7 @@ pub(crate) fn learn_at_worker() -> Run {
         let mut marks = 0;
         for bytes in black_box(&frames) {
             let frame = Frame::parse(&bytes[VNET_HEADER_LEN..]).expect("the frame is whole");
-            let (_, learn) = forward::from_port(&table, MacAddr::ZERO, &frame, NOW);
+            let (_, learn) = forward::from_port(&table, MacAddr::ZERO, GroupMask::ALL, &frame, NOW);
             let learn = learn.expect("its source is new");
             marks ^= learn.mark();
             assert!(events.push_learn(learn));
@@ -235,7 +235,7 @@ pub(crate) fn forward_from_port() -> Run {
         let mut peers = 0;
         for _ in 0..BATCH {
             let frame = Frame::parse(&black_box(&bytes)[VNET_HEADER_LEN..]).expect("the frame is whole");
-            match black_box(forward::from_port(&table, MacAddr::ZERO, &frame, NOW)) {
+            match black_box(forward::from_port(&table, MacAddr::ZERO, GroupMask::ALL, &frame, NOW)) {
                 (Verdict::Peer(peer), None) => peers += u64::from(peer.0) + 1,
                 other => panic!("it goes to a peer, and nothing is new: {other:?}"),
             }
@@ -252,7 +252,8 @@ pub(crate) fn forward_from_peer() -> Run {
         let mut accepted = 0;
         for _ in 0..BATCH {
             let frame = Frame::parse(&black_box(&bytes)[VNET_HEADER_LEN..]).expect("the frame is whole");
-            let (verdict, learn) = black_box(forward::from_peer(&table, &Claims::default(), &frame, PeerId(0), NOW));
+            let (verdict, learn) =
+                black_box(forward::from_peer(&table, &Claims::default(), GroupMask::ALL, &frame, PeerId(0), NOW));
             assert!(verdict.is_ok() && learn.is_none());
             accepted += 1;
         }

@@ -7,7 +7,7 @@ use ipop_dataplane::claims::Claims;
 use ipop_dataplane::datagram::record::{self, Records};
 use ipop_dataplane::datagram::segment::{Headers, MAX_HEADERS, Run as JoinedRun, Slice, SuperFrame};
 use ipop_dataplane::datagram::{DATA, DATAGRAM_HEADER_LEN, DatagramHeader};
-use ipop_dataplane::forward;
+use ipop_dataplane::forward::{self, GroupMask};
 use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::wire::Frame;
 use ipop_dataplane::wire::vnet::VNET_HEADER_LEN;
@@ -93,7 +93,8 @@ fn join_all(table: &MacTable, datagrams: &[Vec<u8>], own: &mut [u8]) -> u64 {
             let headers = Headers::validate(slice.headers).expect("the headers are those of TCP");
             let run = JoinedRun::start(&slice, &headers).expect("the slice is one of TCP");
             let frame = Frame::parse(slice.headers).expect("the headers are whole");
-            let (verdict, learn) = forward::from_peer(table, &Claims::default(), &frame, PeerId(0), macs::NOW);
+            let (verdict, learn) =
+                forward::from_peer(table, &Claims::default(), GroupMask::ALL, &frame, PeerId(0), macs::NOW);
             assert!(verdict.is_ok() && learn.is_none());
             own[VNET_HEADER_LEN..VNET_HEADER_LEN + header_len].copy_from_slice(slice.headers);
             join = Some(Join { run, headers, header_len });

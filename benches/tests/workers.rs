@@ -17,6 +17,7 @@ use ipop_dataplane::claims::Claims;
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::feature::EngineChoice;
+use ipop_dataplane::forward::GroupMask;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
@@ -88,6 +89,7 @@ fn side(
         workers: 1,
         cpu: None,
         port: PortKind::Tap,
+        groups: GroupMask::ALL,
         network: NETWORK,
         flood_rate: FLOOD_RATE,
         waiting: Waiting::default(),

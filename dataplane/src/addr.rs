@@ -33,7 +33,7 @@ impl MacAddr {
         self != Self::ZERO && self != Self::BROADCAST
     }
 
-    /// True for 01:80:c2:00:00:00 to :0f, which no bridge forwards (IEEE 802.1Q-2022, table 8-1):
+    /// True for 01:80:c2:00:00:00 to :0f, which are for the bridge itself (IEEE 802.1Q-2022, table 8-1):
     /// spanning tree, pause frames, LACP, 802.1X, LLDP.
     pub fn is_bridge_reserved(self) -> bool {
         self.0[..5] == [0x01, 0x80, 0xc2, 0x00, 0x00] && self.0[5] < 0x10

@@ -64,7 +64,9 @@ endings! {
     FrameMetadata = "frame_metadata", Dropped;
     /// Source address is a group address or zero.
     BadSource = "bad_source", Dropped;
-    /// Destination 01:80:c2:00:00:0x, which no bridge forwards.
+    /// MAC control, such as a pause frame, which means one cable.
+    MacControl = "mac_control", Dropped;
+    /// Destination 01:80:c2:00:00:0x, which bridges do not forward unless they are told to.
     BridgeReserved = "bridge_reserved", Dropped;
     /// Port: the destination is on this side; the bridge delivers it.
     StaysLocal = "stays_local", Dropped;

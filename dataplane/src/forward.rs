@@ -7,6 +7,39 @@ use crate::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use crate::wire::ethernet::ethertype;
 use crate::wire::{Frame, arp, ndp};
 
+/// Which frames to 01:80:c2:00:00:0x are carried: bit x, as in the `group_fwd_mask` of Linux' bridge. These are the addresses
+/// of protocols that concern one link, or one bridge (IEEE 802.1Q-2022, table 8-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupMask(u16);
+
+impl GroupMask {
+    /// 01:80:c2:00:00:01, pause frames. They mean the one cable that they came by, and no bridge forwards them.
+    const PAUSE: u16 = 1 << 1;
+    /// All that can be: what a bridge hands to a TAP it has decided to forward, and what it gets there it decides itself.
+    pub const ALL: GroupMask = GroupMask(!Self::PAUSE);
+    /// What Linux' bridge forwards unless it is told otherwise: spanning tree, so that a loop through the segment is found.
+    pub const SPANNING_TREE: GroupMask = GroupMask(1);
+
+    /// `None` with the bit of pause frames.
+    pub fn new(bits: u16) -> Option<GroupMask> {
+        (bits & Self::PAUSE == 0).then_some(GroupMask(bits))
+    }
+
+    /// As a bridge shows it.
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Why a frame stays on its link, if it does.
+    fn refuses(self, frame: &Frame<'_>) -> Option<Ending> {
+        if frame.ethertype == ethertype::MAC_CONTROL {
+            return Some(Ending::MacControl);
+        }
+        let reserved = frame.dst.is_bridge_reserved() && self.0 >> (frame.dst.0[5] & 0x0f) & 1 == 0;
+        reserved.then_some(Ending::BridgeReserved)
+    }
+}
+
 /// Where a frame from the port goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -46,12 +79,18 @@ impl Learn {
 
 /// Steps (3) and (4): looks at the source, then decides by the destination. `now` in seconds renews the source's age. `own`
 /// is the MAC that the gateway asks stations from: what they send to it goes nowhere.
-pub fn from_port(table: &MacTable, own: MacAddr, frame: &Frame<'_>, now: u32) -> (Verdict, Option<Learn>) {
+pub fn from_port(
+    table: &MacTable,
+    own: MacAddr,
+    groups: GroupMask,
+    frame: &Frame<'_>,
+    now: u32,
+) -> (Verdict, Option<Learn>) {
     if !frame.src.is_station() {
         return (Verdict::Drop(Ending::BadSource), None);
     }
-    if frame.dst.is_bridge_reserved() {
-        return (Verdict::Drop(Ending::BridgeReserved), None);
+    if let Some(ending) = groups.refuses(frame) {
+        return (Verdict::Drop(ending), None);
     }
     let source = MacKey::new(frame.vlan, frame.src);
     let learn = match table.lookup(source) {
@@ -95,6 +134,7 @@ fn is_resolution(frame: &Frame<'_>) -> bool {
 pub fn from_peer(
     table: &MacTable,
     claims: &Claims,
+    groups: GroupMask,
     frame: &Frame<'_>,
     peer: PeerId,
     now: u32,
@@ -102,8 +142,8 @@ pub fn from_peer(
     if !frame.src.is_station() {
         return (Err(Ending::BadSource), None);
     }
-    if frame.dst.is_bridge_reserved() {
-        return (Err(Ending::BridgeReserved), None);
+    if let Some(ending) = groups.refuses(frame) {
+        return (Err(ending), None);
     }
     if let Err(ending) = claims.check(frame) {
         return (Err(ending), None);
@@ -188,14 +228,14 @@ mod tests {
     fn out(dst: MacAddr, src: MacAddr, vlan: Vlan, ethertype: u16) -> (Verdict, bool) {
         let (table, _writer) = table();
         let bytes = frame(dst, src, vlan, ethertype);
-        let (verdict, learn) = from_port(&table, OWN, &Frame::parse(&bytes).unwrap(), 1);
+        let (verdict, learn) = from_port(&table, OWN, GroupMask::SPANNING_TREE, &Frame::parse(&bytes).unwrap(), 1);
         (verdict, learn.is_some())
     }
 
     #[test]
     fn verdicts_from_the_port() {
         let untagged = Vlan::UNTAGGED;
-        let reserved = MacAddr([1, 0x80, 0xc2, 0, 0, 0]);
+        let reserved = |low| MacAddr([1, 0x80, 0xc2, 0, 0, low]);
         let cases = [
             (REMOTE, LOCAL, untagged, ethertype::IPV4, Verdict::Peer(PEER), false),
             (MacAddr::BROADCAST, LOCAL, untagged, ethertype::IPV4, Verdict::AllPeers, false),
@@ -207,7 +247,12 @@ mod tests {
             (MacAddr::BROADCAST, LOCAL, Vlan::customer(10), ethertype::ARP, Verdict::Control, true),
             (MacAddr::BROADCAST, LOCAL, Vlan::service(10), ethertype::ARP, Verdict::AllPeers, true),
             (MacAddr::BROADCAST, LOCAL, untagged, ethertype::RARP, Verdict::AllPeers, false),
-            (reserved, LOCAL, untagged, 0x0027, Verdict::Drop(Ending::BridgeReserved), false),
+            (reserved(0), LOCAL, untagged, 0x0027, Verdict::AllPeers, false),
+            (reserved(1), LOCAL, untagged, 0x1234, Verdict::Drop(Ending::BridgeReserved), false),
+            (reserved(1), LOCAL, untagged, 0x8808, Verdict::Drop(Ending::MacControl), false),
+            (REMOTE, LOCAL, untagged, 0x8808, Verdict::Drop(Ending::MacControl), false),
+            (reserved(3), LOCAL, untagged, 0x888e, Verdict::Drop(Ending::BridgeReserved), false),
+            (reserved(0x10), LOCAL, untagged, 0x888e, Verdict::AllPeers, false),
             (REMOTE, MacAddr::BROADCAST, untagged, ethertype::IPV4, Verdict::Drop(Ending::BadSource), false),
             (REMOTE, MacAddr::ZERO, untagged, ethertype::IPV4, Verdict::Drop(Ending::BadSource), false),
             // A container that came here from the peer: forwarded at once, and learned.
@@ -224,8 +269,33 @@ mod tests {
         for (operation, verdict) in [(1, Verdict::Peer(PEER)), (2, Verdict::Control)] {
             let mut bytes = frame(REMOTE, LOCAL, Vlan::UNTAGGED, ethertype::ARP);
             bytes[21] = operation;
-            assert_eq!(from_port(&table, OWN, &Frame::parse(&bytes).unwrap(), 1).0, verdict, "{operation}");
+            assert_eq!(
+                from_port(&table, OWN, GroupMask::ALL, &Frame::parse(&bytes).unwrap(), 1).0,
+                verdict,
+                "{operation}"
+            );
         }
+    }
+
+    #[test]
+    fn a_mask_says_which_reserved_groups_are_carried() {
+        let (table, _writer) = table();
+        for mask in
+            [GroupMask::ALL, GroupMask::SPANNING_TREE, GroupMask::new(0).unwrap(), GroupMask::new(0x4008).unwrap()]
+        {
+            for low in 0..16 {
+                let bytes = frame(MacAddr([1, 0x80, 0xc2, 0, 0, low]), LOCAL, Vlan::UNTAGGED, 0x0027);
+                let parsed = Frame::parse(&bytes).unwrap();
+                let carried = mask.bits() >> low & 1 == 1;
+                let verdict = from_port(&table, OWN, mask, &parsed, 1).0;
+                let expected = if carried { Verdict::AllPeers } else { Verdict::Drop(Ending::BridgeReserved) };
+                assert_eq!(verdict, expected, "{mask:?} {low}");
+                let bytes = frame(parsed.dst, REMOTE, Vlan::UNTAGGED, 0x0027);
+                let from_peer = from_peer(&table, &Claims::default(), mask, &Frame::parse(&bytes).unwrap(), PEER, 1).0;
+                assert_eq!(from_peer.is_ok(), carried, "{mask:?} {low}");
+            }
+        }
+        assert_eq!((GroupMask::new(2), GroupMask::ALL.bits()), (None, 0xfffd));
     }
 
     #[test]
@@ -233,7 +303,7 @@ mod tests {
         let (table, _writer) = table();
         let may = |claims: &Claims, src, peer| {
             let bytes = frame(LOCAL, src, Vlan::UNTAGGED, ethertype::IPV4);
-            let (verdict, learn) = from_peer(&table, claims, &Frame::parse(&bytes).unwrap(), peer, 1);
+            let (verdict, learn) = from_peer(&table, claims, GroupMask::ALL, &Frame::parse(&bytes).unwrap(), peer, 1);
             (verdict, learn.is_some())
         };
         let check = |src, peer| may(&Claims::default(), src, peer);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::feature::EngineChoice;
+use ipop_dataplane::forward::GroupMask;
 use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::PeerTable;
@@ -50,6 +51,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
         workers: 1,
         cpu: None,
         port: PortKind::Tap,
+        groups: GroupMask::ALL,
         network: 3,
         flood_rate: 1000,
         waiting: Waiting::default(),

@@ -14,6 +14,7 @@ use ipop_dataplane::datagram::DatagramHeader;
 use ipop_dataplane::ending::{Class, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::feature::{EngineChoice, State};
+use ipop_dataplane::forward::GroupMask;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView};
@@ -66,6 +67,7 @@ impl Side {
             workers: 1,
             cpu: None,
             port: PortKind::Tap,
+            groups: GroupMask::ALL,
             network: NETWORK,
             flood_rate: 1000,
             waiting: Waiting::default(),

@@ -37,7 +37,7 @@ pub(super) const TOP: &[&str] = &[
 ];
 
 /// Keys of `port`.
-pub(super) const PORT: &[&str] = &["af_packet"];
+pub(super) const PORT: &[&str] = &["af_packet", "group_fwd_mask"];
 
 /// Keys of `offloads`.
 pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_gso", "udp_gro", "zero_copy"];

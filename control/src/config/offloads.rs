@@ -42,7 +42,7 @@ impl Keys<'_> {
         keys.check_names(keys::OFFLOADS)?;
         let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
         let tso = on("tso")?;
-        if let (false, PortConfig::AfPacket { interface }) = (tso, port) {
+        if let (false, PortConfig::AfPacket { interface, .. }) = (tso, port) {
             let message = format!(
                 "does not apply to \"af_packet\": others decide what comes from that interface; `ethtool -K {interface} gro off` \
                  keeps it from joining what arrives"

@@ -1,5 +1,6 @@
 //! The port in the config: a TAP of the gateway's own, or a whole interface.
 
+use ipop_dataplane::forward::GroupMask;
 use serde_json::Value;
 
 use super::{ConfigError, Keys, keys};
@@ -20,10 +21,20 @@ pub enum PortConfig {
     AfPacket {
         /// Its name.
         interface: String,
+        /// Which reserved group addresses are carried.
+        groups: GroupMask,
     },
 }
 
 impl PortConfig {
+    /// Which reserved group addresses are carried. Before a TAP the bridge decides.
+    pub fn groups(&self) -> GroupMask {
+        match self {
+            PortConfig::Tap { .. } => GroupMask::ALL,
+            PortConfig::AfPacket { groups, .. } => *groups,
+        }
+    }
+
     /// The bridge to attach it to.
     pub fn bridge(&self) -> Option<&str> {
         match self {
@@ -38,7 +49,7 @@ impl std::fmt::Display for PortConfig {
         match self {
             PortConfig::Tap { name, bridge: Some(bridge), .. } => write!(f, "{name}, bridge {bridge}"),
             PortConfig::Tap { name, bridge: None, .. } => write!(f, "{name}, bridge none (attach it by hand)"),
-            PortConfig::AfPacket { interface } => write!(f, "AF_PACKET on {interface}"),
+            PortConfig::AfPacket { interface, .. } => write!(f, "AF_PACKET on {interface}"),
         }
     }
 }
@@ -73,6 +84,23 @@ impl Keys<'_> {
                 return Err(self.error(key, format!("cannot be there beside \"port\": {why}; leave one of them out")));
             }
         }
-        Ok(PortConfig::AfPacket { interface })
+        Ok(PortConfig::AfPacket { interface, groups: keys.groups()? })
+    }
+
+    /// A mask as bridges have it, which are set and shown in hexadecimal digits.
+    fn groups(&self) -> Result<GroupMask, ConfigError> {
+        let key = "group_fwd_mask";
+        let Some(value) = self.object.get(key) else { return Ok(GroupMask::SPANNING_TREE) };
+        let bits = match value {
+            Value::String(text) => text.strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok()),
+            _ => value.as_u64().and_then(|number| u16::try_from(number).ok()),
+        };
+        let bits = bits.ok_or_else(|| {
+            let allowed = "a mask of 16 bits is allowed, such as \"0x4009\" for spanning tree, 802.1X and LLDP";
+            self.error(key, format!("is {value}; {allowed}"))
+        })?;
+        GroupMask::new(bits).ok_or_else(|| {
+            self.error(key, format!("is {value}; bit 1 cannot be set, since pause frames are never carried"))
+        })
     }
 }

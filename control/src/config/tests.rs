@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use ipop_dataplane::claims::Claims;
+use ipop_dataplane::forward::GroupMask;
 use serde_json::json;
 
 use super::*;
@@ -46,7 +47,18 @@ fn workers_wait_as_they_are_told() {
 #[test]
 fn a_port_is_a_tap_or_an_interface() {
     let config = with("port", json!({ "af_packet": "eth1" })).unwrap();
-    assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into() });
+    assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into(), groups: GroupMask::SPANNING_TREE });
+    for (mask, groups) in
+        [(json!("0x4009"), Some(0x4009)), (json!(0), Some(0)), (json!("0xfffd"), Some(0xfffd)), (json!(2), None)]
+    {
+        let config = with("port", json!({ "af_packet": "eth1", "group_fwd_mask": mask }));
+        assert_eq!(config.ok().map(|config| config.port.groups().bits()), groups, "{mask}");
+    }
+    for wrong in [json!("4009"), json!("0x10000"), json!(65536), json!(-1), json!([])] {
+        let text = with("port", json!({ "af_packet": "eth1", "group_fwd_mask": wrong })).unwrap_err().to_string();
+        assert!(text.starts_with("x.json: \"port.group_fwd_mask\": is ") && text.contains("0x4009"), "{text}");
+    }
+    assert_eq!(with("bridge", json!("lxcbr0")).unwrap().port.groups(), GroupMask::ALL);
     assert_eq!((config.port.to_string().as_str(), config.port.bridge()), ("AF_PACKET on eth1", None));
     for (key, value) in [("tap", json!("ipop")), ("bridge", json!("lxcbr0")), ("mtu", json!(1500))] {
         let mut config = minimal();

@@ -255,6 +255,7 @@ impl Gateway {
                 workers: gateway.config.workers,
                 cpu: gateway.config.cpus.get(lane).copied(),
                 port: gateway.port.kind(),
+                groups: gateway.config.port.groups(),
                 network: gateway.config.network,
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,

@@ -21,7 +21,7 @@ pub(super) fn open(config: &Config, tap_mac: [u8; 5]) -> Result<Port, GatewayErr
             }
             Ok(Port::Tap(tap))
         }
-        PortConfig::AfPacket { interface } => {
+        PortConfig::AfPacket { interface, .. } => {
             for peer in &config.peers {
                 if underlay::leaves_through(config.listen, peer.address, interface).map_err(call("getifaddrs"))? {
                     return Err(GatewayError::PortIsUnderlay { interface: interface.clone(), peer: peer.name.clone() });

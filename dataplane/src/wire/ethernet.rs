@@ -13,6 +13,8 @@ pub mod ethertype {
     pub const ARP: u16 = 0x0806;
     /// RFC 903; QEMU announces a migrated guest with it.
     pub const RARP: u16 = 0x8035;
+    /// MAC control, of which pause frames are (IEEE 802.3-2022, clause 31).
+    pub const MAC_CONTROL: u16 = 0x8808;
     /// IEEE 802.1Q customer tag.
     pub const VLAN: u16 = 0x8100;
     /// RFC 8200.

@@ -132,7 +132,8 @@ impl Egress {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
-        let (verdict, learn) = forward::from_port(&context.macs, context.own_mac, &parcel.frame, context.now.seconds());
+        let (verdict, learn) =
+            forward::from_port(&context.macs, context.own_mac, context.groups, &parcel.frame, context.now.seconds());
         if let Some(learn) = learn {
             context.news.learn(learn, context.now);
         }

@@ -17,7 +17,8 @@ use crate::datagram::segment::{Headers, Run, Slice, Transport};
 use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader};
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes, Events, Notice};
-use crate::forward::{self, RateLimit};
+use crate::forward::{self, GroupMask, RateLimit};
+use crate::mac_table::MacTable;
 use crate::merge::UdpRun;
 use crate::offloads::Offloads;
 use crate::peers::{PeerTable, same_address};
@@ -329,8 +330,8 @@ impl Ingress {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
         };
-        let Context { macs, claims, news, now, .. } = context;
-        let verdict = check_frame(macs, claims, news, *now, origin.peer, bytes, csum);
+        let Context { macs, claims, groups, news, now, .. } = context;
+        let verdict = check_frame((macs, claims, *groups), news, *now, origin.peer, bytes, csum);
         Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
     }
 
@@ -459,13 +460,12 @@ fn check(
     buffer: u16,
     csum: Option<PartialChecksum>,
 ) -> Result<(), Ending> {
-    let Context { ring, macs, claims, news, now, .. } = context;
-    check_frame(macs, claims, news, *now, peer, ring.underlay_pool.bytes(buffer, range), csum)
+    let Context { ring, macs, claims, groups, news, now, .. } = context;
+    check_frame((macs, claims, *groups), news, *now, peer, ring.underlay_pool.bytes(buffer, range), csum)
 }
 
 fn check_frame(
-    macs: &crate::mac_table::MacTable,
-    claims: &[Claims],
+    (macs, claims, groups): (&MacTable, &[Claims], GroupMask),
     news: &mut super::News,
     now: super::Now,
     peer: PeerId,
@@ -477,7 +477,7 @@ fn check_frame(
         return Err(Ending::ChecksumPlace);
     }
     let claims = claims.get(peer.index()).ok_or(Ending::SessionUnknown)?;
-    let (verdict, learn) = forward::from_peer(macs, claims, &frame, peer, now.seconds());
+    let (verdict, learn) = forward::from_peer(macs, claims, groups, &frame, peer, now.seconds());
     if let Some(learn) = learn {
         news.learn(learn, now);
     }

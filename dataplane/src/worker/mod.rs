@@ -23,6 +23,7 @@ use crate::claims::Claims;
 use crate::ending::{Counters, Ending, PeerCounters};
 use crate::event::{Event, Events, Notice};
 use crate::feature::{Engine, EngineChoice};
+use crate::forward::GroupMask;
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
@@ -51,6 +52,8 @@ pub struct WorkerConfig {
     pub cpu: Option<usize>,
     /// What its queue of the port is.
     pub port: PortKind,
+    /// Which reserved group addresses it carries, both ways.
+    pub groups: GroupMask,
     /// Network identifier, 24 bits.
     pub network: u32,
     /// Unknown unicast frames per second that are flooded.
@@ -240,6 +243,7 @@ struct Context<'a> {
     port: std::os::fd::BorrowedFd<'a>,
     macs: Arc<MacTable>,
     own_mac: MacAddr,
+    groups: GroupMask,
     claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
@@ -283,6 +287,7 @@ impl<'a> State<'a> {
                 port,
                 macs: shared.macs,
                 own_mac: shared.own_mac,
+                groups: config.groups,
                 claims: shared.claims,
                 table,
                 stats,

@@ -19,6 +19,7 @@ use ipop_dataplane::datagram::{DATA, DatagramHeader};
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::feature::EngineChoice;
+use ipop_dataplane::forward::GroupMask;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
@@ -123,6 +124,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             workers: 1,
             cpu: None,
             port: port_kind,
+            groups: GroupMask::SPANNING_TREE,
             network: 3,
             flood_rate: 1000,
             waiting,

@@ -1,10 +1,10 @@
 //! What the tests of the program share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub(crate) use ipop_lab::trials::Outcome;
-use ipop_lab::{Cmd, Container, Daemon, Gateway, Lab, Output, Process, exists, interrupt, ipop_binary};
+use ipop_lab::{Cmd, Container, Daemon, Gateway, Lab, Output, Process, interrupt, ipop_binary};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -149,31 +149,6 @@ pub(crate) fn resident(pid: u32) -> Result<u64, Failed> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
-}
-
-/// A directory that everybody may use, removed at the end: the lab's own are root's.
-pub(crate) struct OpenDir(PathBuf);
-
-impl OpenDir {
-    pub(crate) fn new(lab: &Lab) -> Result<OpenDir, Failed> {
-        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-        debug_assert!(exists(lab.lab_run().name()));
-        let path = std::env::temp_dir().join(format!("{}-open", lab.lab_run().name()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = OpenDir(path);
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777))?;
-        Ok(dir)
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for OpenDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Numbers that look random and are the same in every run (SplitMix64).

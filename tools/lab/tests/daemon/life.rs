@@ -222,7 +222,7 @@ pub(crate) fn tap_deleted() -> Outcome {
 /// Started by somebody who may not: the error says what is missing.
 pub(crate) fn no_permission() -> Outcome {
     let pair = Pair::new()?;
-    let open = super::kit::OpenDir::new(&pair.lab)?;
+    let open = ipop_lab::OpenDir::new(pair.lab.lab_run())?;
     let mut config = pair.gateway(0).config();
     // Its key file is root's.
     config["sec"] = false.into();

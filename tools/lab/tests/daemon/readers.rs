@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use super::kit::{OpenDir, Outcome, Pair, ensure, failed_clearly, refused};
+use ipop_lab::OpenDir;
+
+use super::kit::{Outcome, Pair, ensure, failed_clearly, refused};
 
 /// A group that Debian has on every machine, and its number.
 const GROUP: (&str, u32) = ("games", 60);
@@ -10,7 +12,7 @@ const GROUP: (&str, u32) = ("games", 60);
 /// Somebody who is no more than a member of the group asks, and may change nothing.
 pub(crate) fn group() -> Outcome {
     let pair = Pair::new()?;
-    let open = OpenDir::new(&pair.lab)?;
+    let open = OpenDir::new(pair.lab.lab_run())?;
     let mut config = pair.gateway(0).config();
     let socket = open.path().join("ipop.sock");
     config["control_socket"] = socket.display().to_string().into();

@@ -24,7 +24,7 @@ use crate::Test;
 use crate::support::{Outcome, SOON, ensure, numbered, until};
 
 pub(crate) const TESTS: &[Test] = &[
-    Test::new("bridge_group_addresses_from_a_peer_are_refused", reserved),
+    Test::new("pause_frames_from_a_peer_are_refused", pause),
     Test::new("group_addresses_as_source_from_a_peer_are_refused", sources),
     Test::new("unfinished_checksums_from_a_peer_stand_in_their_place", checksum_place),
     Test::new("messages_of_a_peer_are_bounded_in_number", || message_rate(Stranger::connect()?)),
@@ -238,9 +238,13 @@ fn message_size(mut stranger: Stranger) -> Outcome {
     ensure(refused == bodies.len() as u64, || format!("{refused} of {} are counted", bodies.len()))
 }
 
-fn reserved() -> Outcome {
-    let frame = |low| numbered([0x01, 0x80, 0xc2, 0, 0, low], [0x02, 0, 0, 0, 0xcc, 1], low.into(), 60);
-    Stranger::connect()?.refused(0, &(0..16).map(frame).collect::<Vec<_>>(), "bridge_reserved")
+/// What else bridges say to each other is the bridge's to judge.
+fn pause() -> Outcome {
+    let (group, from) = ([0x01, 0x80, 0xc2, 0, 0, 1], [0x02, 0, 0, 0, 0xcc, 1]);
+    let mut control = numbered(BROADCAST, from, 0, 60);
+    control[12..14].copy_from_slice(&[0x88, 0x08]);
+    Stranger::connect()?.refused(0, &[numbered(group, from, 0, 60)], "bridge_reserved")?;
+    Stranger::connect()?.refused(0, &[control], "mac_control")
 }
 
 fn sources() -> Outcome {
