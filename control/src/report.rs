@@ -40,6 +40,9 @@ pub struct Status {
     pub port: PortStatus,
     /// UDP address.
     pub listen: String,
+    /// No interface of the host has that address at the moment.
+    #[serde(default)]
+    pub address_missing: bool,
     /// What the kernel does for us.
     #[serde(default)]
     pub offloads: Vec<Feature>,

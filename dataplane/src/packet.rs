@@ -98,9 +98,9 @@ impl PacketPort {
         Ok(port)
     }
 
-    /// The name in the config; the interface may have another one by now.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// The interface's name, which anybody may change.
+    pub fn name(&self) -> String {
+        self.present_name().unwrap_or_else(|_| self.name.clone())
     }
 
     /// The interface's own MAC address.

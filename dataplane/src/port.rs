@@ -37,7 +37,7 @@ impl Port {
     }
 
     /// The interface's name.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> String {
         match self {
             Port::Tap(tap) => tap.name(),
             Port::Packet(packet) => packet.name(),

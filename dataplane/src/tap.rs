@@ -65,7 +65,10 @@ pub const SIOCBRADDIF: libc::c_ulong = 0x89a2;
 /// A TAP device and its queues. The device goes away when the last queue is closed.
 #[derive(Debug)]
 pub struct Tap {
+    /// The name in the config; the device may have another one by now.
     name: String,
+    /// 0 before it is there.
+    index: i32,
     mac: MacAddr,
     queues: Vec<OwnedFd>,
     offloads: Offloads,
@@ -82,8 +85,14 @@ impl Tap {
     pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
         let [a, b, c, d, e] = random;
         let mac = MacAddr([0xfe, a, b, c, d, e]);
-        let mut tap =
-            Tap { name: name.to_owned(), mac, queues: Vec::new(), offloads: Offloads::WITHOUT_USO, drops: None };
+        let mut tap = Tap {
+            name: name.to_owned(),
+            index: 0,
+            mac,
+            queues: Vec::new(),
+            offloads: Offloads::WITHOUT_USO,
+            drops: None,
+        };
         for index in 0..queues {
             let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
             tap.queues.push(queue);
@@ -94,8 +103,8 @@ impl Tap {
         // an error where the file is missing (a kernel without IPv6).
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
         tap.set_up()?;
-        let index = nix::net::if_::if_nametoindex(name);
-        tap.drops = index.ok().and_then(|index| Drops::open(name, index).ok());
+        tap.index = interface::index_of(name).map_err(|error| tap.failed("SIOCGIFINDEX", error))?;
+        tap.drops = Drops::open(name, tap.index).ok();
         Ok(tap)
     }
 
@@ -167,9 +176,9 @@ impl Tap {
         Ok(())
     }
 
-    /// The interface's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    /// The interface's name, which anybody may change.
+    pub fn name(&self) -> String {
+        interface::name_of(self.index).unwrap_or_else(|_| self.name.clone())
     }
 
     /// The interface's own MAC address; no frame is ever sent from it.
@@ -196,14 +205,13 @@ impl Tap {
 
     /// The MTU as it is now.
     pub fn mtu(&self) -> Result<usize, TapError> {
-        interface::mtu_of(&self.name).map_err(|error| self.failed("SIOCGIFMTU", error))
+        interface::mtu_of(&self.name()).map_err(|error| self.failed("SIOCGIFMTU", error))
     }
 
     /// Makes the device a port of `bridge`. `Ok(false)` if it is a port of a bridge already.
     pub fn attach_to(&self, bridge: &str) -> Result<bool, TapError> {
-        let index = interface::index_of(&self.name).map_err(|error| self.failed("SIOCGIFINDEX", error))?;
         let mut request = request(bridge);
-        request.ifr_ifru.ifru_ifindex = index;
+        request.ifr_ifru.ifru_ifindex = self.index;
         match control_call(SIOCBRADDIF, &mut request) {
             Ok(()) => Ok(true),
             Err(e) => match e.raw_os_error() {
@@ -222,14 +230,15 @@ impl Tap {
 
     /// The bridge that the device is a port of, as sysfs shows it.
     pub fn bridge(&self) -> Option<String> {
-        let link = std::fs::read_link(format!("/sys/class/net/{}/master", self.name)).ok()?;
+        let link = std::fs::read_link(format!("/sys/class/net/{}/master", self.name())).ok()?;
         Some(link.file_name()?.to_string_lossy().into_owned())
     }
 
     /// The other ports of a bridge, as sysfs shows them.
     pub fn bridge_ports(&self, bridge: &str) -> impl Iterator<Item = String> + '_ {
         let ports = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).into_iter().flatten();
-        ports.flatten().filter_map(|port| port.file_name().into_string().ok()).filter(|port| *port != self.name)
+        let own = self.name();
+        ports.flatten().filter_map(|port| port.file_name().into_string().ok()).filter(move |port| *port != own)
     }
 
     fn set_mac(&self) -> Result<(), TapError> {
@@ -246,7 +255,7 @@ impl Tap {
 
     /// False if somebody has set the interface down, or deleted it.
     pub fn is_up(&self) -> bool {
-        interface::is_up(&self.name)
+        interface::is_up(&self.name())
     }
 
     fn set_up(&self) -> Result<(), TapError> {
@@ -275,7 +284,7 @@ impl Tap {
     }
 
     fn request(&self) -> libc::ifreq {
-        request(&self.name)
+        request(&self.name())
     }
 }
 
@@ -288,7 +297,7 @@ impl Drop for Tap {
         }
         self.queues.clear();
         let begin = Instant::now();
-        while begin.elapsed() < PATIENCE && interface::index_of(&self.name).is_ok() {
+        while begin.elapsed() < PATIENCE && interface::name_of(self.index).is_ok() {
             std::thread::sleep(PAUSE);
         }
     }

@@ -27,11 +27,6 @@ pub enum UnderlayError {
         "UDP {0} is in use: another ipop runs here, or choose another \"listen\" port (`ss -ulpn` shows who has it)"
     )]
     InUse(SocketAddr),
-    /// The address is not ours.
-    #[error(
-        "no interface of this host has the address {0}: \"listen\" wants one that `ip address` shows, or 0.0.0.0 or [::] for any"
-    )]
-    NotLocal(IpAddr),
     /// Another call failed.
     #[error("{what} for UDP {listen}: {error}")]
     Call {
@@ -118,6 +113,15 @@ fn plain(listen: SocketAddr) -> Result<Socket, UnderlayError> {
         set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
             .map_err(|e| call("IP_MTU_DISCOVER", e))?;
     }
+    if !listen.ip().is_unspecified() {
+        // An address that comes late, or goes and comes back, is no reason for another socket: nothing is sent or received
+        // until some interface has it.
+        let (level, name) = match listen {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_FREEBIND),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
+        };
+        set_option(&socket, level, name, 1).map_err(|e| call("IP_FREEBIND", e))?;
+    }
     set_buffer(&socket, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF).map_err(|e| call("SO_SNDBUF", e))?;
     Ok(socket)
 }
@@ -131,7 +135,6 @@ fn set_buffer(socket: &Socket, force: libc::c_int, usual: libc::c_int) -> io::Re
 fn bind_to(socket: Socket, listen: SocketAddr) -> Result<UdpSocket, UnderlayError> {
     socket.bind(&listen.into()).map_err(|error| match error.raw_os_error() {
         Some(libc::EADDRINUSE) => UnderlayError::InUse(listen),
-        Some(libc::EADDRNOTAVAIL) => UnderlayError::NotLocal(listen.ip()),
         _ => UnderlayError::Call { what: "bind", listen, error },
     })?;
     Ok(socket.into())
@@ -171,6 +174,13 @@ fn dropped(socket: &impl AsFd) -> io::Result<u32> {
         libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, memory.as_mut_ptr().cast(), &mut size)
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(memory[DROPS]) }
+}
+
+/// Whether an interface of this host has the address, and may use it already: one of IPv6 is looked for on the wire first
+/// (RFC 4862, section 5.4).
+pub fn is_local(address: IpAddr) -> bool {
+    let bound = UdpSocket::bind((address, 0));
+    !bound.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
 }
 
 /// Octets of UDP payload that the kernel believes the path to `peer` carries: from the route and what ICMP has told it.

@@ -27,6 +27,7 @@ use ipop_dataplane::mac_table::MacTable;
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
 use ipop_dataplane::port::Port;
+use ipop_dataplane::tap::TapError;
 use ipop_dataplane::underlay::{self, KernelDrops, Underlay};
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
 use ipop_dataplane::{PATIENCE, PAUSE};
@@ -99,6 +100,8 @@ pub struct Gateway {
     stranger_log_ms: u64,
     bridge_missing: bool,
     port_down: bool,
+    /// No interface has the address that it listens on.
+    address_missing: bool,
     events: Arc<Events>,
     /// What has been taken from there, by who has caused it.
     fair: Fair,
@@ -238,6 +241,7 @@ impl Gateway {
             stranger_log_ms: 0,
             bridge_missing: false,
             port_down: false,
+            address_missing: false,
             events,
             fair: Fair::default(),
             udp,
@@ -279,9 +283,15 @@ impl Gateway {
         // Last: from here on guests' frames come in.
         if let (Port::Tap(tap), Some(bridge)) = (&gateway.port, gateway.config.port.bridge()) {
             gateway.follow_bridge_mtu(tap, bridge);
-            tap.attach_to(bridge)?;
+            match tap.attach_to(bridge) {
+                // It may come later, and is looked for once a second.
+                Ok(_) | Err(TapError::NoBridge(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         gateway.log_start();
+        gateway.keep_in_bridge();
+        gateway.look_at_address();
         Ok(gateway)
     }
 

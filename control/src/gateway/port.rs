@@ -40,12 +40,16 @@ impl Gateway {
         match tap.attach_to(bridge) {
             Ok(attached) => {
                 if attached {
-                    info!("{} is a port of {bridge} again", tap.name());
+                    info!("{} is a port of {bridge} now", tap.name());
                 }
                 self.bridge_missing = false;
             }
             Err(error) if !self.bridge_missing => {
-                warn!("{error}; trying again every second");
+                match tap.bridge() {
+                    // It was renamed, and traffic goes on.
+                    Some(other) => warn!("there is no bridge '{bridge}' any more; {} is a port of {other}", tap.name()),
+                    None => warn!("{error}; trying again every second"),
+                }
                 self.bridge_missing = true;
             }
             Err(_) => {}
@@ -65,6 +69,23 @@ impl Gateway {
             }
         }
         Ok(())
+    }
+
+    /// Says when the address that peers send to goes, and when it comes (back).
+    pub(super) fn look_at_address(&mut self) {
+        let ip = self.config.listen.ip();
+        let missing = !ip.is_unspecified() && !underlay::is_local(ip);
+        if missing != self.address_missing {
+            self.address_missing = missing;
+            if missing {
+                warn!(
+                    "no interface of this host has the address {ip} of \"listen\" (`ip address` shows those that it has): \
+                     waiting for it, until then no peer is reached"
+                );
+            } else {
+                info!("this host has the address {ip} now");
+            }
+        }
     }
 
     pub(super) fn count_kernel_drops(&self) {

@@ -186,6 +186,7 @@ impl Gateway {
             self.macs.expire(now_ms);
             self.collect();
             self.keep_in_bridge();
+            self.look_at_address();
             self.look_at_port()?;
             self.name_overload(now_ms);
             self.warn_of_trouble(now_ms);

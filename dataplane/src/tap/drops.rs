@@ -15,7 +15,7 @@ pub(super) struct Drops {
 
 impl Drops {
     /// Of the interface with this name and index. The file stays open: later the process may not be allowed to open it.
-    pub(super) fn open(name: &str, index: u32) -> io::Result<Drops> {
+    pub(super) fn open(name: &str, index: i32) -> io::Result<Drops> {
         let directory = format!("/sys/class/net/{name}");
         // A sysfs that was mounted in another network namespace shows the interfaces there.
         let shown = std::fs::read_to_string(format!("{directory}/ifindex"))?;
@@ -51,8 +51,8 @@ mod tests {
         if std::fs::read_to_string("/sys/class/net/lo/ifindex").is_err() {
             return eprintln!("not run: no sysfs here");
         }
-        assert_eq!(Drops::open("lo", index).unwrap().take(), 0);
-        assert!(Drops::open("lo", index + 1).unwrap_err().to_string().contains("another interface"));
+        assert_eq!(Drops::open("lo", index as i32).unwrap().take(), 0);
+        assert!(Drops::open("lo", index as i32 + 1).unwrap_err().to_string().contains("another interface"));
         assert!(Drops::open("no-such-one", 1).is_err());
     }
 }

@@ -18,7 +18,8 @@ pub(crate) fn status(s: &Status) -> String {
     line("port", port(&s.port));
     let sources: Vec<String> = s.workers.iter().flat_map(|w| w.ports.iter().skip(1)).map(u16::to_string).collect();
     let sources = if sources.is_empty() { String::new() } else { format!("; sends from {} too", sources.join(", ")) };
-    line("listen", format!("UDP {}, network {}{sources}", s.listen, s.network));
+    let missing = if s.address_missing { " (NO INTERFACE HAS THIS ADDRESS)" } else { "" };
+    line("listen", format!("UDP {}{missing}, network {}{sources}", s.listen, s.network));
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
     let mut engines: Vec<String> = s.workers.iter().map(engine).collect();

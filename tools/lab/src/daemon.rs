@@ -80,7 +80,10 @@ impl Daemon {
             socket: socket.into(),
         };
         daemon.wait_ready()?;
-        if let (Some(tap), Some(_bridge)) = (text("tap"), text("bridge")) {
+        // A bridge that comes later has its port later.
+        if let (Some(tap), Some(bridge)) = (text("tap"), text("bridge"))
+            && gateway.exec(["ip", "link", "show", &bridge])?.success()
+        {
             daemon.explain(gateway.netns().wait_forwarding(&tap, READY))?;
         }
         Ok(daemon)
