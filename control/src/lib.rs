@@ -10,6 +10,7 @@ mod json;
 pub mod keys;
 pub mod limits;
 pub mod link;
+pub mod log;
 pub mod macs;
 pub mod path_mtu;
 pub mod report;

@@ -1,8 +1,8 @@
 //! Least privilege: what a gateway gives up once port, sockets and rings are open.
 //!
-//! Rights belong to threads, not to the process (credentials(7), capabilities(7)), so each thread gives up its own: workers, which
-//! read what strangers send, as soon as their engine works, the control thread last of all. A worker keeps no capability and sees
-//! no file; the control thread keeps CAP_NET_ADMIN where the config names a bridge, because the port is attached again to a
+//! Rights belong to threads, not to the process (credentials(7), capabilities(7)), so each thread gives up its own: that of the log
+//! before it writes, workers, which read what strangers send, as soon as their engine works, the control thread last of all. The
+//! first two keep no capability and see no file; the control thread keeps CAP_NET_ADMIN where the config names a bridge, because the port is attached again to a
 //! bridge that is made anew and follows its MTU. What a kernel or a container does not let a thread give up is told, and
 //! nothing else changes with it.
 
@@ -26,6 +26,8 @@ use crate::config::Config;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Worker,
+    /// Writes to a file that is open.
+    Log,
     Control {
         /// The port is kept in a bridge.
         bridge: bool,
@@ -80,10 +82,19 @@ impl Confine {
 
     /// What a worker calls on its own thread when its engine works.
     pub fn worker(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        self.other(Role::Worker)
+    }
+
+    /// What the thread of the log calls before it writes anything.
+    pub fn log(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        self.other(Role::Log)
+    }
+
+    fn other(&self, role: Role) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         let (user, tell) = (self.user.clone(), self.tell.clone());
         move || {
-            let features = thread(&user, Role::Worker, None)?;
-            // The receiver lives until every worker has started.
+            let features = thread(&user, role, None)?;
+            // The receiver lives until every thread has started.
             let _ = tell.send(features);
             Ok(())
         }
@@ -94,7 +105,7 @@ impl Confine {
         let core = no_core_dump();
         let before = user::present();
         let mut features = thread(&self.user, Role::Control { bridge: self.bridge }, Some(directory))?;
-        // Something is in force if it is for each thread; the workers have said so before they were ready.
+        // Something is in force if it is for each thread; the others have said so before they were ready.
         for other in self.told.try_iter().flatten() {
             if let Some(known) = features.iter_mut().find(|known| known.name == other.name)
                 && known.state.is_on()

@@ -103,6 +103,7 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     }
     match role {
         Role::Worker => rules.extend(always(WORKER)),
+        Role::Log => {}
         Role::Control { bridge } => {
             rules.extend(always(CONTROL));
             // Nothing is written or created by opening it.

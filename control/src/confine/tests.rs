@@ -15,7 +15,7 @@ fn confined<T: Send>(role: Role, directory: &std::path::Path, test: impl FnOnce(
     let directory = File::open(directory).unwrap();
     thread::scope(|scope| {
         let run = || {
-            let features = super::thread(&same, role, (role != Role::Worker).then(|| directory.as_fd())).unwrap();
+            let features = super::thread(&same, role, matches!(role, Role::Control { .. }).then(|| directory.as_fd())).unwrap();
             // All but the user, which is kept here.
             assert!(features[1..].iter().all(|feature| feature.state == State::On), "{features:?}");
             test()
@@ -42,6 +42,20 @@ fn a_worker_has_its_sockets_and_nothing_else() {
         assert_eq!(std::process::Command::new("/bin/true").spawn().unwrap_err().raw_os_error(), Some(libc::EPERM));
         assert!(thread::Builder::new().spawn(|| ()).is_err());
         assert_eq!(vec![1; 8 << 20].iter().sum::<usize>(), 8 << 20, "memory is to be had");
+    });
+}
+
+#[test]
+fn the_log_is_written_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = File::create(dir.path().join("log")).unwrap();
+    confined(Role::Log, dir.path(), || {
+        assert_eq!(nix::unistd::write(&file, b"x"), Ok(1));
+        let poll = &mut [nix::poll::PollFd::new(file.as_fd(), nix::poll::PollFlags::POLLOUT)];
+        assert_eq!(nix::poll::ppoll(poll, None, None), Ok(1));
+        assert_eq!(File::open("/dev/null").unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(UdpSocket::bind("127.0.0.1:0").unwrap_err().raw_os_error(), Some(libc::EPERM));
+        assert_eq!(std::process::Command::new("/bin/true").spawn().unwrap_err().raw_os_error(), Some(libc::EPERM));
     });
 }
 
