@@ -1,6 +1,7 @@
 //! The config file: strict JSON, flat, IPOP's key names where they exist.
 
 mod confine;
+mod file;
 mod keys;
 mod limits;
 mod offloads;
@@ -8,7 +9,8 @@ mod peers;
 mod port;
 mod security;
 
-use std::net::{IpAddr, SocketAddr};
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,77 +94,59 @@ const MAX_NAME: usize = 64;
 /// `sun_path` with its terminating zero (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 
-/// What is wrong with a config: the file, the key, what is wrong and what is allowed.
+/// All that is wrong with a config: of each fault the file, the key, what is wrong and what is allowed. One fault is one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: {}{message}", key.as_ref().map(|key| format!("\"{key}\": ")).unwrap_or_default())]
+#[error("{}", lines(file, faults))]
 pub struct ConfigError {
     file: String,
+    faults: Vec<Fault>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fault {
     key: Option<String>,
     message: String,
+}
+
+fn lines(file: &str, faults: &[Fault]) -> String {
+    let line = |Fault { key, message }: &Fault| match key {
+        Some(key) => format!("{file}: \"{key}\": {message}"),
+        None => format!("{file}: {message}"),
+    };
+    faults.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl ConfigError {
+    fn of_file(file: &str, message: String) -> ConfigError {
+        ConfigError { file: file.to_owned(), faults: vec![Fault { key: None, message }] }
+    }
 }
 
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let file = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|e| ConfigError {
-            file: file.clone(),
-            key: None,
-            message: format!("cannot be read: {e}"),
-        })?;
+        let text = file::read(path).map_err(|message| ConfigError::of_file(&file, message))?;
         Config::parse(&file, &text)
     }
 
     /// Checks the text of a file that is called `file` in errors.
     pub fn parse(file: &str, text: &str) -> Result<Config, ConfigError> {
-        let fail = |message: String| ConfigError { file: file.to_owned(), key: None, message };
+        // Some editors begin a file with a byte order mark.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let fail = |message: String| ConfigError::of_file(file, message);
         let value = parse_strict(text).map_err(|e| fail(format!("not valid JSON: {e}")))?;
         let Value::Object(object) = value else {
             return Err(fail("the file must be one JSON object: { \"switchmode\": 1, ... }".into()));
         };
-        let keys = Keys { file, prefix: String::new(), object: &object };
-        let mut warnings = keys.check_names(keys::TOP)?;
-        keys.switchmode()?;
-        let identity = keys.identity(&mut warnings)?;
-
-        let listen = keys.address("listen")?.ok_or_else(|| {
-            keys.error("listen", "is missing: the UDP address of this gateway, such as \"10.99.0.1:5800\"")
-        })?;
-        let max_macs = keys.number("max_macs", 65_536, 16..=1 << 20)?.unwrap_or(65_536) as usize;
-        let defaults = keys.peer_defaults(max_macs)?;
-        let port = keys.port()?;
-        let workers = keys.number("workers", 1, 1..=MAX_WORKERS as u64)?.unwrap_or(1) as usize;
-        Ok(Config {
-            name: keys.label("name")?.unwrap_or_else(host_name),
-            offloads: keys.offloads(&port)?,
-            port,
-            listen,
-            network: keys.number("network", 0, 0..=0xff_ffff)?.unwrap_or(0) as u32,
-            peers: keys.peers(listen, identity.as_ref(), defaults)?,
-            identity,
-            arp_expiry: keys.number("arp_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
-            arp_fresh: keys.number("arp_fresh", 5, 0..=86_400)?.unwrap_or(5) as u32,
-            mac_expiry: keys.number("mac_expiry", 300, 1..=86_400)?.unwrap_or(300) as u32,
-            mac_freeze: keys.number("mac_freeze", 180, 0..=86_400)?.unwrap_or(180) as u32,
-            sticky_macs: keys.sticky_macs()?,
-            max_macs,
-            max_addresses_per_mac: keys.addresses_per_mac()?,
-            flood_rate: keys.number("flood_rate", 10_000, 1..=10_000_000)?.unwrap_or(10_000),
-            workers,
-            cpus: keys.cpus(workers)?,
-            source_ports: keys.number("source_ports", 4, 1..=16)?.unwrap_or(1) as usize,
-            waiting: keys.waiting()?,
-            io_uring: match keys.switch("io_uring")? {
-                None => EngineChoice::Auto,
-                Some(true) => EngineChoice::IoUring,
-                Some(false) => EngineChoice::Calls,
-            },
-            control_socket: keys.socket_path("control_socket")?,
-            control_group: keys.label("control_group")?,
-            user: keys.user()?,
-            confine: keys.switch("confine")?.unwrap_or(true),
-            warnings,
-        })
+        let faults = RefCell::default();
+        let keys = Keys { file, prefix: String::new(), object: &object, faults: &faults };
+        let config = keys.config();
+        match faults.into_inner() {
+            none if none.is_empty() => Ok(config),
+            faults => Err(ConfigError { file: file.to_owned(), faults }),
+        }
     }
 }
 
@@ -170,94 +154,150 @@ fn host_name() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "gateway".to_owned())
 }
 
-/// An object of the file and where it stands, for errors.
+/// An object of the file and where it stands. What is wrong with a value is kept, and it is as if it were not there.
 struct Keys<'a> {
     file: &'a str,
     prefix: String,
     object: &'a Map<String, Value>,
+    faults: &'a RefCell<Vec<Fault>>,
 }
 
+/// In the place of an address that is wrong, in a config that is refused for it.
+const NO_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 impl Keys<'_> {
-    fn error(&self, key: &str, message: impl Into<String>) -> ConfigError {
+    fn fault(&self, key: &str, message: impl Into<String>) {
         let key = Some(format!("{}{key}", self.prefix));
-        ConfigError { file: self.file.to_owned(), key, message: message.into() }
+        self.faults.borrow_mut().push(Fault { key, message: message.into() });
     }
 
-    /// Refuses unknown keys, names the nearest known one; warns about keys of IPOP that have no meaning here.
-    fn check_names(&self, known: &[&str]) -> Result<Vec<String>, ConfigError> {
+    /// The object under `key`, which stands at `place`.
+    fn inner<'a>(&'a self, place: &str, object: &'a Map<String, Value>) -> Keys<'a> {
+        Keys { file: self.file, prefix: format!("{}{place}.", self.prefix), object, faults: self.faults }
+    }
+
+    /// What the whole file says; worth nothing if there are faults.
+    fn config(&self) -> Config {
+        let mut warnings = self.check_names(keys::TOP);
+        self.switchmode();
+        let identity = self.identity(&mut warnings);
+        if !self.object.contains_key("listen") {
+            self.fault("listen", "is missing: the UDP address of this gateway, such as \"10.99.0.1:5800\"");
+        }
+        let listen = self.address("listen");
+        let max_macs = self.number("max_macs", 65_536, 16..=1 << 20).unwrap_or(65_536) as usize;
+        let defaults = self.peer_defaults(max_macs);
+        let port = self.port();
+        let workers = self.number("workers", 1, 1..=MAX_WORKERS as u64).unwrap_or(1) as usize;
+        Config {
+            name: self.label("name").unwrap_or_else(host_name),
+            offloads: self.offloads(&port),
+            port,
+            listen: listen.unwrap_or(NO_ADDRESS),
+            network: self.number("network", 0, 0..=0xff_ffff).unwrap_or(0) as u32,
+            peers: self.peers(listen, &identity, defaults),
+            identity: identity.key,
+            arp_expiry: self.number("arp_expiry", 300, 1..=86_400).unwrap_or(300) as u32,
+            arp_fresh: self.number("arp_fresh", 5, 0..=86_400).unwrap_or(5) as u32,
+            mac_expiry: self.number("mac_expiry", 300, 1..=86_400).unwrap_or(300) as u32,
+            mac_freeze: self.number("mac_freeze", 180, 0..=86_400).unwrap_or(180) as u32,
+            sticky_macs: self.sticky_macs(),
+            max_macs,
+            max_addresses_per_mac: self.addresses_per_mac(),
+            flood_rate: self.number("flood_rate", 10_000, 1..=10_000_000).unwrap_or(10_000),
+            workers,
+            cpus: self.cpus(workers),
+            source_ports: self.number("source_ports", 4, 1..=16).unwrap_or(1) as usize,
+            waiting: self.waiting(),
+            io_uring: match self.switch("io_uring") {
+                None => EngineChoice::Auto,
+                Some(true) => EngineChoice::IoUring,
+                Some(false) => EngineChoice::Calls,
+            },
+            control_socket: self.socket_path("control_socket"),
+            control_group: self.label("control_group"),
+            user: self.user(),
+            confine: self.switch("confine").unwrap_or(true),
+            warnings,
+        }
+    }
+
+    /// Finds unknown keys, and names the nearest known one; warns about keys of IPOP that have no meaning here.
+    fn check_names(&self, known: &[&str]) -> Vec<String> {
         let mut warnings = Vec::new();
-        for key in self.object.keys() {
-            if known.contains(&key.as_str()) {
-                continue;
+        for key in self.object.keys().filter(|key| !known.contains(&key.as_str())) {
+            match (keys::replaced(key).filter(|_| self.prefix.is_empty()), keys::nearest(key, known)) {
+                (Some(instead), _) => warnings.push(format!("\"{key}\" has no meaning here: {instead}")),
+                (_, Some(near)) => {
+                    self.fault(key, format!("is not a key of this program; did you mean \"{near}\"?"));
+                }
+                _ => self.fault(key, format!("is not a key of this program; there are: {}", known.join(", "))),
             }
-            if let Some(instead) = keys::replaced(key).filter(|_| self.prefix.is_empty()) {
-                warnings.push(format!("\"{key}\" has no meaning here: {instead}"));
-                continue;
-            }
-            let message = match keys::nearest(key, known) {
-                Some(near) => format!("is not a key of this program; did you mean \"{near}\"?"),
-                None => format!("is not a key of this program; there are: {}", known.join(", ")),
-            };
-            return Err(self.error(key, message));
         }
-        Ok(warnings)
+        warnings
     }
 
-    fn switchmode(&self) -> Result<(), ConfigError> {
+    fn switchmode(&self) {
         match self.object.get("switchmode") {
-            Some(Value::Number(n)) if n.as_u64() == Some(1) => Ok(()),
+            Some(Value::Number(n)) if n.as_u64() == Some(1) => {}
             Some(other) => {
-                Err(self.error("switchmode", format!("is {other}; only 1 is allowed: this program is a switch")))
+                self.fault("switchmode", format!("is {other}; only 1 is allowed: this program is a switch"));
             }
-            None => Err(self.error("switchmode", "is missing; write \"switchmode\": 1")),
+            None => self.fault("switchmode", "is missing; write \"switchmode\": 1"),
         }
     }
 
-    fn waiting(&self) -> Result<Waiting, ConfigError> {
+    fn waiting(&self) -> Waiting {
         let usual = Waiting::default();
         let microseconds = |key, usual: Duration| {
-            let set = self.number(key, usual.as_micros() as u64, 0..=1000)?;
-            Ok(set.map_or(usual, Duration::from_micros))
+            let set = self.number(key, usual.as_micros() as u64, 0..=1000);
+            set.map_or(usual, Duration::from_micros)
         };
-        Ok(Waiting { spin: microseconds("spin", usual.spin)?, min_wait: microseconds("min_wait", usual.min_wait)? })
+        Waiting { spin: microseconds("spin", usual.spin), min_wait: microseconds("min_wait", usual.min_wait) }
     }
 
-    fn text(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        match self.object.get(key) {
-            None => Ok(None),
-            Some(Value::String(text)) if !text.is_empty() && text.len() <= 4096 && !text.contains('\0') => {
-                Ok(Some(text.clone()))
-            }
-            Some(other) => Err(self.error(key, format!("is {other}; a text that is not empty is allowed"))),
+    /// A value that is there, as `of` understands it, or else what is allowed.
+    fn value<'v, T>(&'v self, key: &str, allowed: &str, of: impl FnOnce(&'v Value) -> Option<T>) -> Option<T> {
+        let value = self.object.get(key)?;
+        let understood = of(value);
+        if understood.is_none() {
+            self.fault(key, format!("is {value}; {allowed}"));
         }
+        understood
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        let fit = |text: &&str| !text.is_empty() && text.len() <= 4096 && !text.contains('\0');
+        self.value(key, "a text that is not empty is allowed", |value| value.as_str().filter(fit).map(str::to_owned))
     }
 
     /// A name for people: it stands in logs and tables, and travels in hellos.
-    fn label(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        let Some(name) = self.text(key)? else { return Ok(None) };
+    fn label(&self, key: &str) -> Option<String> {
+        let name = self.text(key)?;
         if name.len() > MAX_NAME || name.chars().any(char::is_control) {
-            return Err(self.error(key, format!("is no good name: at most {MAX_NAME} octets, no control characters")));
+            self.fault(key, format!("is no good name: at most {MAX_NAME} octets, no control characters"));
+            return None;
         }
-        Ok(Some(name))
+        Some(name)
     }
 
     /// A file; the name is taken from the directory of the config on, unless it begins with "/".
-    fn file(&self, key: &str) -> Result<Option<PathBuf>, ConfigError> {
+    fn path(&self, key: &str) -> Option<PathBuf> {
         let directory = Path::new(self.file).parent().unwrap_or(Path::new(""));
-        Ok(self.text(key)?.map(|name| directory.join(name)))
+        self.text(key).map(|name| directory.join(name))
     }
 
-    fn socket_path(&self, key: &str) -> Result<PathBuf, ConfigError> {
-        let path = self.text(key)?.unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.to_owned());
+    fn socket_path(&self, key: &str) -> PathBuf {
+        let path = self.text(key).unwrap_or_else(|| DEFAULT_CONTROL_SOCKET.to_owned());
         if path.len() > MAX_SOCKET_PATH {
             let message = format!("has {} octets; the path of a UNIX socket has at most {MAX_SOCKET_PATH}", path.len());
-            return Err(self.error(key, message));
+            self.fault(key, message);
         }
-        Ok(path.into())
+        path.into()
     }
 
-    fn interface(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        let Some(name) = self.text(key)? else { return Ok(None) };
+    fn interface(&self, key: &str) -> Option<String> {
+        let name = self.text(key)?;
         // dev_valid_name() in net/core/dev.c.
         let valid = name.len() < 16
             && name != "."
@@ -265,67 +305,55 @@ impl Keys<'_> {
             && !name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace() || c.is_control());
         if !valid {
             let allowed = "the name of a network interface is allowed: 1 to 15 characters, no '/', ':', '%' or blank";
-            return Err(self.error(key, format!("is \"{name}\"; {allowed}")));
+            self.fault(key, format!("is \"{name}\"; {allowed}"));
         }
-        Ok(Some(name))
+        valid.then_some(name)
     }
 
-    fn number(
-        &self,
-        key: &str,
-        example: u64,
-        allowed: std::ops::RangeInclusive<u64>,
-    ) -> Result<Option<u64>, ConfigError> {
-        let Some(value) = self.object.get(key) else { return Ok(None) };
-        match value.as_u64().filter(|n| allowed.contains(n)) {
-            Some(n) => Ok(Some(n)),
-            None => {
-                let (low, high) = (allowed.start(), allowed.end());
-                let message = format!("is {value}; a whole number from {low} to {high} is allowed, such as {example}");
-                Err(self.error(key, message))
-            }
-        }
+    fn number(&self, key: &str, example: u64, allowed: std::ops::RangeInclusive<u64>) -> Option<u64> {
+        let (low, high) = (allowed.start(), allowed.end());
+        let text = format!("a whole number from {low} to {high} is allowed, such as {example}");
+        self.value(key, &text, |value| value.as_u64().filter(|n| allowed.contains(n)))
     }
 
-    fn address(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
-        let Some(text) = self.text(key)? else { return Ok(None) };
-        let address: SocketAddr = text.parse().map_err(|_| {
+    fn address(&self, key: &str) -> Option<SocketAddr> {
+        let text = self.text(key)?;
+        let Ok(address) = text.parse::<SocketAddr>() else {
             let allowed = "an IP address and a UDP port are allowed, such as \"10.99.0.1:5800\" or \"[fd99::1]:5800\"";
-            self.error(key, format!("is \"{text}\"; {allowed}"))
-        })?;
+            self.fault(key, format!("is \"{text}\"; {allowed}"));
+            return None;
+        };
         if address.port() == 0 {
-            return Err(self.error(key, "has port 0; a port from 1 to 65535 is allowed"));
+            self.fault(key, "has port 0; a port from 1 to 65535 is allowed");
+            return None;
         }
         let broadcast = matches!(address.ip(), IpAddr::V4(ip) if ip.is_broadcast());
         if address.ip().is_multicast() || broadcast {
             let message = format!("is {}, a multicast or broadcast address; a host's is allowed", address.ip());
-            return Err(self.error(key, message));
+            self.fault(key, message);
+            return None;
         }
-        Ok(Some(address))
+        Some(address)
     }
 
-    fn cpus(&self, workers: usize) -> Result<Vec<usize>, ConfigError> {
-        let Some(value) = self.object.get("cpus") else { return Ok(Vec::new()) };
-        let numbers: Option<Vec<usize>> = value
-            .as_array()
-            .and_then(|list| list.iter().map(|v| v.as_u64().map(|n| n as usize).filter(|n| *n < 1024)).collect());
-        match numbers {
-            Some(list) if list.iter().enumerate().any(|(i, cpu)| list[..i].contains(cpu)) => {
-                Err(self.error("cpus", "names a core twice; every worker needs one of its own"))
-            }
-            Some(list) if list.len() == workers => {
-                let available = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
-                match list.iter().find(|cpu| available.as_ref().is_ok_and(|set| !set.is_set(**cpu).unwrap_or(false))) {
-                    Some(cpu) => Err(self.error("cpus", format!("names core {cpu}, which this process may not use"))),
-                    None => Ok(list),
-                }
-            }
-            Some(list) => Err(self.error(
-                "cpus",
-                format!("has {} cores for {workers} workers; one core for each worker is allowed", list.len()),
-            )),
-            None => Err(self.error("cpus", format!("is {value}; a list of core numbers is allowed, such as [0]"))),
+    fn cpus(&self, workers: usize) -> Vec<usize> {
+        let list: Option<Vec<usize>> = self.value("cpus", "a list of core numbers is allowed, such as [0]", |value| {
+            let number = |value: &Value| value.as_u64().map(|n| n as usize).filter(|n| *n < 1024);
+            value.as_array()?.iter().map(number).collect()
+        });
+        let Some(list) = list else { return Vec::new() };
+        let available = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0));
+        let barred = |cpu: &&usize| available.as_ref().is_ok_and(|set| !set.is_set(**cpu).unwrap_or(false));
+        if list.iter().enumerate().any(|(i, cpu)| list[..i].contains(cpu)) {
+            self.fault("cpus", "names a core twice; every worker needs one of its own");
+        } else if list.len() != workers {
+            let message =
+                format!("has {} cores for {workers} workers; one core for each worker is allowed", list.len());
+            self.fault("cpus", message);
+        } else if let Some(cpu) = list.iter().find(barred) {
+            self.fault("cpus", format!("names core {cpu}, which this process may not use"));
         }
+        list
     }
 }
 

@@ -53,11 +53,7 @@ impl Log {
     /// A log that is written to this file once it is [started](Log::start); until then lines wait.
     pub fn new(file: File) -> Log {
         let (lines, waiting) = sync_channel(MAX_LINES);
-        Log(Arc::new(Shared {
-            lines,
-            unwritten: Mutex::new(Some((waiting, file))),
-            counts: Arc::default(),
-        }))
+        Log(Arc::new(Shared { lines, unwritten: Mutex::new(Some((waiting, file))), counts: Arc::default() }))
     }
 
     /// To standard error.

@@ -27,7 +27,7 @@ pub fn hello(data: &[u8]) -> bool {
 /// The config: errors name the file, and how the JSON is spelled makes no difference.
 pub fn config(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
-    let value: Option<Value> = serde_json::from_str(text).ok();
+    let value: Option<Value> = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).ok();
     if value.as_ref().is_some_and(names_a_file) {
         return false;
     }

@@ -7,7 +7,7 @@ use ipop_dataplane::addr::MacAddr;
 use ipop_dataplane::claims::Claims;
 use serde_json::Value;
 
-use super::{Config, ConfigError, Keys};
+use super::{Config, Keys};
 use crate::limits::{Limits, Share};
 use crate::resolution::MAX_ENTRIES;
 
@@ -39,54 +39,46 @@ impl Config {
 }
 
 impl Keys<'_> {
-    pub(super) fn peer_defaults(&self, max_macs: usize) -> Result<PeerDefaults, ConfigError> {
+    pub(super) fn peer_defaults(&self, max_macs: usize) -> PeerDefaults {
         let macs = max_macs as u64 / 2;
-        Ok(PeerDefaults {
-            macs: self.number("max_macs_per_peer", macs, 1..=1 << 20)?.unwrap_or(macs),
-            addresses: self
-                .number("max_addresses_per_peer", ADDRESSES_PER_PEER, 1..=MAX_ENTRIES as u64)?
-                .unwrap_or(ADDRESSES_PER_PEER),
-        })
+        let addresses = self.number("max_addresses_per_peer", ADDRESSES_PER_PEER, 1..=MAX_ENTRIES as u64);
+        PeerDefaults {
+            macs: self.number("max_macs_per_peer", macs, 1..=1 << 20).unwrap_or(macs),
+            addresses: addresses.unwrap_or(ADDRESSES_PER_PEER),
+        }
     }
 
-    pub(super) fn addresses_per_mac(&self) -> Result<usize, ConfigError> {
-        let set = self.number("max_addresses_per_mac", ADDRESSES_PER_MAC, 1..=MAX_ENTRIES as u64)?;
-        Ok(set.unwrap_or(ADDRESSES_PER_MAC) as usize)
+    pub(super) fn addresses_per_mac(&self) -> usize {
+        let set = self.number("max_addresses_per_mac", ADDRESSES_PER_MAC, 1..=MAX_ENTRIES as u64);
+        set.unwrap_or(ADDRESSES_PER_MAC) as usize
     }
 
     /// How much a peer may bring.
-    pub(super) fn share(&self, defaults: PeerDefaults) -> Result<Share, ConfigError> {
+    pub(super) fn share(&self, defaults: PeerDefaults) -> Share {
         let PeerDefaults { macs, addresses } = defaults;
-        let macs = self.number("max_macs", macs, 1..=1 << 20)?.unwrap_or(macs);
-        let addresses = self.number("max_addresses", addresses, 1..=MAX_ENTRIES as u64)?.unwrap_or(addresses);
-        Ok(Share { macs: Some(macs as usize), addresses: Some(addresses as usize) })
+        let macs = self.number("max_macs", macs, 1..=1 << 20).unwrap_or(macs);
+        let addresses = self.number("max_addresses", addresses, 1..=MAX_ENTRIES as u64).unwrap_or(addresses);
+        Share { macs: Some(macs as usize), addresses: Some(addresses as usize) }
     }
 
     /// MACs that never leave this side.
-    pub(super) fn sticky_macs(&self) -> Result<Vec<MacAddr>, ConfigError> {
-        Ok(self.list("sticky_macs", station)?.unwrap_or_default())
+    pub(super) fn sticky_macs(&self) -> Vec<MacAddr> {
+        self.list("sticky_macs", station).unwrap_or_default()
     }
 
     /// What a peer may claim.
-    pub(super) fn claims(&self) -> Result<Claims, ConfigError> {
-        Ok(Claims::new(self.list("allowed_macs", station)?, self.list("allowed_ips", network)?))
+    pub(super) fn claims(&self) -> Claims {
+        Claims::new(self.list("allowed_macs", station), self.list("allowed_ips", network))
     }
 
     /// A list of texts, each of which `parse` understands or says what is allowed.
-    fn list<T>(
-        &self,
-        key: &str,
-        parse: impl Fn(&str) -> Result<T, &'static str>,
-    ) -> Result<Option<Vec<T>>, ConfigError> {
-        let Some(value) = self.object.get(key) else { return Ok(None) };
-        let Value::Array(list) = value else {
-            return Err(self.error(key, format!("is {value}; a list of texts is allowed")));
-        };
+    fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, &'static str>) -> Option<Vec<T>> {
+        let list = self.value(key, "a list of texts is allowed", Value::as_array)?;
         let entry = |value: &Value| {
-            parse(value.as_str().unwrap_or_default())
-                .map_err(|allowed| self.error(key, format!("has {value}; {allowed}")))
+            let parsed = parse(value.as_str().unwrap_or_default());
+            parsed.map_err(|allowed| self.fault(key, format!("has {value}; {allowed}"))).ok()
         };
-        list.iter().map(entry).collect::<Result<_, _>>().map(Some)
+        Some(list.iter().filter_map(entry).collect())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, Keys, PortConfig, keys};
+use super::{Keys, PortConfig, keys};
 
 /// What the kernel may be asked for, if it can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,41 +20,31 @@ pub struct OffloadSwitches {
 }
 
 impl Keys<'_> {
-    pub(super) fn switch(&self, key: &str) -> Result<Option<bool>, ConfigError> {
-        match self.object.get(key) {
-            None => Ok(None),
-            Some(Value::Bool(on)) => Ok(Some(*on)),
-            Some(other) => Err(self.error(key, format!("is {other}; true or false is allowed"))),
-        }
+    pub(super) fn switch(&self, key: &str) -> Option<bool> {
+        self.value(key, "true or false is allowed", Value::as_bool)
     }
 
-    pub(super) fn offloads(&self, port: &PortConfig) -> Result<OffloadSwitches, ConfigError> {
+    pub(super) fn offloads(&self, port: &PortConfig) -> OffloadSwitches {
         let none = Map::new();
-        let object = match self.object.get("offloads") {
-            None => &none,
-            Some(Value::Object(object)) => object,
-            Some(other) => {
-                let message = format!("is {other}; an object of switches is allowed, such as {{ \"tso\": false }}");
-                return Err(self.error("offloads", message));
-            }
-        };
-        let keys = Keys { file: self.file, prefix: format!("{}offloads.", self.prefix), object };
-        keys.check_names(keys::OFFLOADS)?;
-        let on = |key| keys.switch(key).map(|on| on.unwrap_or(true));
-        let tso = on("tso")?;
+        let allowed = "an object of switches is allowed, such as { \"tso\": false }";
+        let object = self.value("offloads", allowed, Value::as_object).unwrap_or(&none);
+        let keys = self.inner("offloads", object);
+        keys.check_names(keys::OFFLOADS);
+        let on = |key| keys.switch(key).unwrap_or(true);
+        let tso = on("tso");
         if let (false, PortConfig::AfPacket { interface, .. }) = (tso, port) {
             let message = format!(
                 "does not apply to \"af_packet\": others decide what comes from that interface; `ethtool -K {interface} gro off` \
                  keeps it from joining what arrives"
             );
-            return Err(keys.error("tso", message));
+            keys.fault("tso", message);
         }
-        Ok(OffloadSwitches {
+        OffloadSwitches {
             tso,
-            uso: on("uso")?,
-            udp_gso: on("udp_gso")?,
-            udp_gro: on("udp_gro")?,
-            zero_copy: on("zero_copy")?,
-        })
+            uso: on("uso"),
+            udp_gso: on("udp_gso"),
+            udp_gro: on("udp_gro"),
+            zero_copy: on("zero_copy"),
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The port in the config: a TAP of the gateway's own, or a whole interface.
 
 use ipop_dataplane::forward::GroupMask;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{ConfigError, Keys, keys};
+use super::{Keys, keys};
 
 /// What the gateway's frames come from and go to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,51 +56,55 @@ impl std::fmt::Display for PortConfig {
 
 impl Keys<'_> {
     /// A TAP, or the interface in `"port": { "af_packet": "eth1" }`.
-    pub(super) fn port(&self) -> Result<PortConfig, ConfigError> {
-        let Some(value) = self.object.get("port") else {
-            let name = self.interface("tap")?.unwrap_or_else(|| "ipop".to_owned());
-            let bridge = self.interface("bridge")?;
-            if bridge.as_ref() == Some(&name) {
-                return Err(self.error("bridge", "is the same interface as \"tap\""));
-            }
-            let mtu = self.number("mtu", 1500, 576..=65_521)?.map(|mtu| mtu as usize);
-            return Ok(PortConfig::Tap { name, bridge, mtu });
-        };
+    pub(super) fn port(&self) -> PortConfig {
         let example = "{ \"af_packet\": \"eth1\" }";
-        let Value::Object(object) = value else {
-            return Err(self.error("port", format!("is {value}; an object is allowed, such as {example}")));
-        };
-        let keys = Keys { file: self.file, prefix: format!("{}port.", self.prefix), object };
-        keys.check_names(keys::PORT)?;
-        let interface = keys.interface("af_packet")?.ok_or_else(|| {
-            keys.error("af_packet", format!("is missing: the port is a whole interface by {example}"))
-        })?;
+        if self.object.contains_key("port") {
+            let object = self.value("port", &format!("an object is allowed, such as {example}"), Value::as_object);
+            let (interface, groups) = object.map(|object| self.packet_port(object, example)).unwrap_or_default();
+            return PortConfig::AfPacket {
+                interface: interface.unwrap_or_default(),
+                groups: groups.unwrap_or(GroupMask::SPANNING_TREE),
+            };
+        }
+        let name = self.interface("tap").unwrap_or_else(|| "ipop".to_owned());
+        let bridge = self.interface("bridge");
+        if bridge.as_ref() == Some(&name) {
+            self.fault("bridge", "is the same interface as \"tap\"");
+        }
+        let mtu = self.number("mtu", 1500, 576..=65_521).map(|mtu| mtu as usize);
+        PortConfig::Tap { name, bridge, mtu }
+    }
+
+    fn packet_port(&self, object: &Map<String, Value>, example: &str) -> (Option<String>, Option<GroupMask>) {
+        let keys = self.inner("port", object);
+        keys.check_names(keys::PORT);
+        if !object.contains_key("af_packet") {
+            keys.fault("af_packet", format!("is missing: the port is a whole interface by {example}"));
+        }
         for (key, why) in [
             ("tap", "the port is either a TAP or a whole interface"),
             ("bridge", "only a TAP is attached to a bridge"),
             ("mtu", "the interface keeps the MTU that it has"),
         ] {
             if self.object.contains_key(key) {
-                return Err(self.error(key, format!("cannot be there beside \"port\": {why}; leave one of them out")));
+                self.fault(key, format!("cannot be there beside \"port\": {why}; leave one of them out"));
             }
         }
-        Ok(PortConfig::AfPacket { interface, groups: keys.groups()? })
+        (keys.interface("af_packet"), keys.groups())
     }
 
     /// A mask as bridges have it, which are set and shown in hexadecimal digits.
-    fn groups(&self) -> Result<GroupMask, ConfigError> {
+    fn groups(&self) -> Option<GroupMask> {
         let key = "group_fwd_mask";
-        let Some(value) = self.object.get(key) else { return Ok(GroupMask::SPANNING_TREE) };
-        let bits = match value {
+        let allowed = "a mask of 16 bits is allowed, such as \"0x4009\" for spanning tree, 802.1X and LLDP";
+        let bits = self.value(key, allowed, |value| match value {
             Value::String(text) => text.strip_prefix("0x").and_then(|digits| u16::from_str_radix(digits, 16).ok()),
             _ => value.as_u64().and_then(|number| u16::try_from(number).ok()),
-        };
-        let bits = bits.ok_or_else(|| {
-            let allowed = "a mask of 16 bits is allowed, such as \"0x4009\" for spanning tree, 802.1X and LLDP";
-            self.error(key, format!("is {value}; {allowed}"))
         })?;
-        GroupMask::new(bits).ok_or_else(|| {
-            self.error(key, format!("is {value}; bit 1 cannot be set, since pause frames are never carried"))
-        })
+        let mask = GroupMask::new(bits);
+        if mask.is_none() {
+            self.fault(key, format!("is {bits:#x}; bit 1 cannot be set, since pause frames are never carried"));
+        }
+        mask
     }
 }

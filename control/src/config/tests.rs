@@ -299,3 +299,47 @@ fn lists_of_what_a_peer_may_claim() {
         assert!(text.contains(&format!("\"peers[0].{key}\"")) && text.contains(expected), "{key} {value}: {text}");
     }
 }
+
+#[test]
+fn all_faults_are_listed_each_with_its_place() {
+    let text = r#"{
+        "switchmode": 2, "sec": false, "listen": "10.99.0.1", "brigde": "x", "workers": 0, "user": "nobody-of-this-name",
+        "offloads": { "tsu": true, "uso": 1 },
+        "peers": [
+            { "name": "b", "adress": "10.99.0.2:5800", "allowed_macs": ["x", "00:16:3e:00:01:04", "y"] },
+            "gw-c",
+            { "name": "b", "address": "10.99.0.3:0", "max_macs": 0 }
+        ]
+    }"#;
+    let error = Config::parse("x.json", text).unwrap_err().to_string();
+    let expected = [
+        "\"brigde\": is not a key of this program; did you mean \"bridge\"?",
+        "\"switchmode\": is 2; only 1",
+        "\"listen\": is \"10.99.0.1\"; an IP address",
+        "\"workers\": is 0; a whole number from 1 to 64",
+        "\"offloads.tsu\": is not a key",
+        "\"offloads.uso\": is 1; true or false",
+        "\"peers[0].adress\": is not a key of this program; did you mean \"address\"?",
+        "\"peers[0].address\": is missing",
+        "\"peers[0].allowed_macs\": has \"x\"",
+        "\"peers[0].allowed_macs\": has \"y\"",
+        "\"peers[1]\": must be an object",
+        "\"peers[2].address\": has port 0",
+        "\"peers[2].name\": \"b\" is there twice",
+        "\"peers[2].max_macs\": is 0",
+        "\"user\": there is no user 'nobody-of-this-name'",
+    ];
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{error}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(&format!("x.json: {expected}")), "{line} instead of {expected}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_fault_and_a_syntax_error_has_its_place() {
+    let text = minimal().to_string();
+    assert!(Config::parse("x.json", &format!("\u{feff}{text}")).is_ok());
+    let error = Config::parse("x.json", "{\n  \"switchmode\": 1,\n}").unwrap_err().to_string();
+    assert!(error.starts_with("x.json: not valid JSON: ") && error.contains("line 3 column 1"), "{error}");
+}

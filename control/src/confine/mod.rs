@@ -8,7 +8,7 @@
 
 mod landlock;
 mod seccomp;
-mod user;
+pub(crate) mod user;
 
 use std::io;
 use std::os::fd::BorrowedFd;

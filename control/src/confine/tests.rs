@@ -15,7 +15,8 @@ fn confined<T: Send>(role: Role, directory: &std::path::Path, test: impl FnOnce(
     let directory = File::open(directory).unwrap();
     thread::scope(|scope| {
         let run = || {
-            let features = super::thread(&same, role, matches!(role, Role::Control { .. }).then(|| directory.as_fd())).unwrap();
+            let features =
+                super::thread(&same, role, matches!(role, Role::Control { .. }).then(|| directory.as_fd())).unwrap();
             // All but the user, which is kept here.
             assert!(features[1..].iter().all(|feature| feature.state == State::On), "{features:?}");
             test()

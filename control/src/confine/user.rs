@@ -61,6 +61,11 @@ fn find(name: &str) -> Option<User> {
     Some(User { name: found.name, uid: found.uid, gid: found.gid })
 }
 
+/// The user of this name.
+pub(crate) fn known(name: &str) -> Result<User, UserError> {
+    find(name).ok_or_else(|| UserError::Unknown(name.to_owned()))
+}
+
 /// Who it is now; a number where the system has no name for it.
 pub(super) fn present() -> User {
     let (uid, gid) = (geteuid(), getegid());
@@ -75,7 +80,7 @@ impl Decision {
         let same = |state| Ok(Decision { user: present(), change: Change::No(state) });
         match choice {
             UserChoice::Named(name) => {
-                let user = find(name).ok_or_else(|| UserError::Unknown(name.clone()))?;
+                let user = known(name)?;
                 match user.uid == geteuid() {
                     true if user.uid.is_root() => same(State::by_config()),
                     true => same(State::On),

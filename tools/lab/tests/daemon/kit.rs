@@ -117,7 +117,7 @@ pub(crate) fn start(lab: &Lab, gateway: &Gateway, name: &str, config: &Value) ->
     Ok(ipop(gateway, &["run", "--config", &path.display().to_string()])?.spawn()?)
 }
 
-/// `ipop run` must fail: exit status 1, and one error line.
+/// `ipop run` must fail: exit status 1, and a line for each fault.
 pub(crate) fn refused(lab: &Lab, gateway: &Gateway, name: &str, config: &Value, parts: &[&str]) -> Outcome {
     let output = start(lab, gateway, name, config)?.wait(Duration::from_secs(8))?;
     failed_clearly(name, &output, parts)
@@ -129,7 +129,9 @@ pub(crate) fn failed_clearly(what: &str, output: &Output, parts: &[&str]) -> Out
     let last = output.stderr.lines().last().unwrap_or_default();
     ensure(last.starts_with("ipop: "), format!("{what}: the last line is no error message: {text}"))?;
     ensure(!text.contains("panicked"), format!("{what}: {text}"))?;
-    says(what, last, parts)
+    // One line for each fault.
+    let errors: Vec<&str> = output.stderr.lines().filter(|line| line.starts_with("ipop: ")).collect();
+    says(what, &errors.join("\n"), parts)
 }
 
 /// Is there an interface of this name?
