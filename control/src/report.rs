@@ -70,6 +70,9 @@ pub struct Status {
     /// Claims of MACs and addresses that were refused, by reason.
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
+    /// Lines of the log that were lost, because they could not be written.
+    #[serde(default)]
+    pub log_lost: u64,
 }
 
 /// Part of how many.
@@ -182,6 +185,15 @@ pub struct Peer {
     pub address: String,
     /// `up` or `down`.
     pub state: String,
+    /// What keeps it down, as one word, and as a sentence.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// The sentence.
+    #[serde(default)]
+    pub trouble_text: Option<String>,
+    /// Two gateways have its key: where the one is that the link stays with, and where the other.
+    #[serde(default)]
+    pub key_twice: Option<[String; 2]>,
     /// For how long it has been up, seconds.
     pub up_s: Option<u64>,
     /// How often the link came up.

@@ -11,6 +11,7 @@
 //! | `mac_released` | `mac` is at the sender no longer |
 //! | `mac_query` | is `mac` still at the receiver? `claimant` says no, the sender if it is absent |
 //! | `path_probe`, `probe_reply` | path MTU |
+//! | `key_in_use` | another gateway, at `address`, has the receiver's key |
 //!
 //! Questions, answers and announcements carry the station's own `frame` (base64) beside IPOP's members, and that frame is
 //! what the other side repeats: flags, options, tags, priorities and sources survive. Without it the receiver makes one of
@@ -19,7 +20,7 @@
 //! ARP and neighbour discovery are the same exchange with other addresses, so they are one [`Message`] here and get
 //! their names on the way out. Unknown members are ignored, so that later versions can add some.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -52,6 +53,8 @@ pub enum Message {
     Probe(u16),
     /// A probe of this size arrived.
     ProbeReply(u16),
+    /// Another gateway, at this address, has the receiver's key.
+    KeyInUse(SocketAddr),
     /// The sender stops.
     Bye,
 }
@@ -176,6 +179,8 @@ struct Wire {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     size: Option<u16>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     frame: Option<String>,
 }
 
@@ -205,6 +210,7 @@ impl Message {
             Message::MacQuery(_) => "mac_query",
             Message::Probe(_) => "path_probe",
             Message::ProbeReply(_) => "probe_reply",
+            Message::KeyInUse(_) => "key_in_use",
             Message::Bye => "bye",
         }
     }
@@ -246,6 +252,7 @@ impl Message {
                 wire.claimant = m.claimant.clone();
             }
             Message::Probe(size) | Message::ProbeReply(size) => wire.size = Some(*size),
+            Message::KeyInUse(address) => wire.address = Some(*address),
             Message::Bye => {}
         }
         serde_json::to_value(wire).unwrap_or_default()
@@ -335,6 +342,7 @@ impl Message {
             }),
             ("probe", "reply") => Message::ProbeReply(wire.size?),
             ("path", "probe") => Message::Probe(wire.size?),
+            ("key", "in_use") => Message::KeyInUse(wire.address?),
             ("bye", "") => Message::Bye,
             _ => return None,
         };

@@ -149,7 +149,10 @@ endings! {
     ArpMalformed = "arp_malformed", Dropped;
     /// Port: malformed neighbour discovery.
     NdMalformed = "nd_malformed", Dropped;
-    /// A handshake datagram that is no legal handshake, is from a stranger, was seen before or crosses one of ours.
+    /// A handshake that crosses one of ours, as when both gateways begin at once: one of the two is dropped, which is as it
+    /// should be.
+    HandshakeCrossed = "handshake_crossed", Dropped;
+    /// A handshake datagram that is no legal handshake, is from a stranger or was seen before.
     HandshakeRefused = "handshake_refused", Dropped;
     /// A handshake datagram whose stamp does not show that it was meant for this gateway.
     HandshakeStamp = "handshake_stamp", Dropped;

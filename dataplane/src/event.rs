@@ -98,12 +98,25 @@ pub enum Event {
 pub enum Notice {
     /// The peer has begun to use the session with this index of ours.
     SessionUsed(PeerId, u32),
-    /// The newest datagram of a sealed session came from another address than the peer has.
-    Roamed(PeerId, SocketAddr),
+    /// The newest datagram of the sealed session with this index of ours came from another address than the peer has.
+    Roamed(PeerId, u32, SocketAddr),
+    /// What opens a session came from there, but is not for this gateway.
+    Foreign(SocketAddr, Foreign),
     /// The kernel said EMSGSIZE for a datagram to this peer.
     TooBig(PeerId),
     /// The worker has stopped, because of this error.
     Failed(String),
+}
+
+/// Why what opens a session is not for this gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// It is of another version.
+    Version(u8),
+    /// It is of another network.
+    Network(u32),
+    /// It was made for another key: its stamp says so. Told of peers only.
+    Key,
 }
 
 /// Wakes the control thread; called at most once per batch.

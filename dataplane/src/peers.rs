@@ -61,6 +61,11 @@ impl PeerTable {
         self.peers.get(id.index())
     }
 
+    /// The number of the peer that is at this address. Looks at each.
+    pub fn at(&self, address: SocketAddr) -> Option<usize> {
+        self.peers.iter().position(|peer| same_address(peer.address, address))
+    }
+
     /// The peer whose session index a datagram of records carries, and the session; in clear text only from the peer's
     /// address, or aside of it ([`DATA_ASIDE`]) from its host.
     ///

@@ -95,7 +95,7 @@ impl World {
         let body = &bytes[DATAGRAM_HEADER_LEN..];
         let outcome = match header.kind() {
             INITIATION => Responder::read(&own.private, NETWORK, body)
-                .map(|responder| link.initiation(responder, from, now_ms, &mut || next(random))),
+                .and_then(|responder| link.initiation(responder, from, now_ms, &mut || next(random)).ok()),
             RESPONSE => link.response(session, body, from, now_ms, &mut || next(random)),
             _ => None,
         };
@@ -162,7 +162,8 @@ impl World {
             }
             7 => self.sides[amount & 1] = side(amount & 1, self.sides[amount & 1].own.life + 1),
             8 => {
-                let outcome = self.sides[amount & 1].link.goodbye();
+                let now_ms = self.now_ms;
+                let outcome = self.sides[amount & 1].link.goodbye(now_ms);
                 self.follow(amount & 1, outcome);
             }
             _ => drop(self.sides[amount & 1].link.ask_for_keys()),

@@ -9,14 +9,16 @@ mod peers;
 mod port;
 mod post;
 mod refusals;
+mod signals;
 mod tables;
+mod throttle;
+mod troubles;
 mod turn;
 mod view;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +35,7 @@ use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
 use ipop_dataplane::{PATIENCE, PAUSE};
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token, Waker};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
-use tracing::{debug, info, warn};
+use tracing::{Level, debug, info, warn};
 
 pub use self::error::GatewayError;
 use self::error::call;
@@ -44,6 +44,8 @@ use self::features::KernelOffloads;
 use self::held::Held;
 use self::overload::Overload;
 use self::refusals::Refusals;
+use self::signals::{Asked, Signals};
+use self::throttle::{About, Throttle};
 use self::turn::Timers;
 use crate::action::Action;
 use crate::admin::{self, Admin, AdminError, Readers};
@@ -51,6 +53,7 @@ use crate::config::{Config, PeerConfig};
 use crate::confine::{Confine, Confinement};
 use crate::keys::PrivateKey;
 use crate::link::{Identity, Link, LinkEvent};
+use crate::log::Log;
 use crate::macs::Macs;
 use crate::report::RpcMessage;
 use crate::resolution::{Resolver, Step};
@@ -96,8 +99,8 @@ pub struct Gateway {
     published: Arc<PeerTable>,
     table_changed: bool,
     timers: Timers,
-    /// When a stranger's hello may be logged again.
-    stranger_log_ms: u64,
+    throttle: Throttle,
+    log: Log,
     bridge_missing: bool,
     port_down: bool,
     /// No interface has the address that it listens on.
@@ -115,25 +118,22 @@ pub struct Gateway {
     port: Port,
 }
 
-/// Runs a gateway until SIGTERM or SIGINT. `ready` is called once everything works.
-pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
-    // Blocked in every thread that is started from here on; they are read from a descriptor instead.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().map_err(|e| call("blocking signals")(e.into()))?;
-    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .map_err(|e| call("signalfd")(e.into()))?;
-
+/// Runs a gateway until SIGTERM, SIGINT or SIGQUIT. `log` is where what it says ends up; `ready` is called once everything
+/// works.
+pub fn run(config: Config, log: Log, ready: impl FnOnce()) -> Result<(), GatewayError> {
+    // Before any thread is started.
+    let signals = Signals::block()?;
     let confine = Confine::plan(&config)?;
+    let confined = confine.as_ref().map(Confine::log);
+    log.start(move || confined.map_or(Ok(()), |confine| confine())).map_err(call("the thread of the log"))?;
     check_patiently(&config.control_socket)?;
     let mut poll = Poll::new().map_err(call("epoll"))?;
     let registry = poll.registry().try_clone().map_err(call("epoll"))?;
-    registry.register(&mut SourceFd(&signal_fd.as_raw_fd()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
+    registry.register(&mut SourceFd(&signals.descriptor()), SIGNALS, Interest::READABLE).map_err(call("epoll"))?;
     let waker = Waker::new(&registry, EVENTS).map_err(call("eventfd"))?;
     let path = config.control_socket.clone();
     let events = Events::for_peers(Box::new(MioWake(waker)), config.peers.len());
-    let mut gateway = Gateway::start(config, events, confine.as_ref())?;
+    let mut gateway = Gateway::start(config, events, log, confine.as_ref())?;
     let group = gateway.config.control_group.as_deref();
     let (listener, readers) = admin::bind(&path, confine.as_ref().map(Confine::user), group)?;
     match readers {
@@ -160,7 +160,7 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
     ready();
 
     let mut happened = mio::Events::with_capacity(64);
-    let mut more = false;
+    let (mut more, mut signalled) = (false, false);
     loop {
         let now_ms = gateway.now_ms();
         let deadline_ms = admin.next_deadline().unwrap_or(u64::MAX).min(gateway.next_deadline());
@@ -172,22 +172,31 @@ pub fn run(config: Config, ready: impl FnOnce()) -> Result<(), GatewayError> {
         for event in &happened {
             match event.token() {
                 EVENTS => {}
-                SIGNALS => {
-                    if let Ok(Some(signal)) = signal_fd.read_signal() {
-                        info!("stopping: signal {}", signal.ssi_signo);
+                SIGNALS => signalled = true,
+                ADMIN => admin.somebody_comes(),
+                client => admin.wake(client),
+            }
+        }
+        if signalled {
+            let (asked, more) = signals.read();
+            signalled = more;
+            for asked in asked {
+                match asked {
+                    Asked::Nothing(number, line) => gateway.say(About::Signal(number), Level::WARN, line),
+                    Asked::End(name) => {
+                        gateway.throttle.end();
+                        info!("stopping: {name}");
                         gateway.say_goodbye();
                         return Ok(());
                     }
                 }
-                ADMIN => admin.somebody_comes(),
-                client => admin.wake(client),
             }
         }
         let more_events = gateway.turn()?;
         // After the events, and no more than one client while there are others.
         let (begin, now_ms) = (Instant::now(), gateway.now_ms());
         let goes_on = || !more_events && begin.elapsed() < CLIENTS;
-        more = admin.turn(&registry, now_ms, &mut gateway, goes_on) || more_events;
+        more = admin.turn(&registry, now_ms, &mut gateway, goes_on) || more_events || signalled;
     }
 }
 
@@ -203,7 +212,7 @@ fn check_patiently(path: &std::path::Path) -> Result<(), AdminError> {
 }
 
 impl Gateway {
-    fn start(config: Config, events: Events, confine: Option<&Confine>) -> Result<Gateway, GatewayError> {
+    fn start(config: Config, events: Events, log: Log, confine: Option<&Confine>) -> Result<Gateway, GatewayError> {
         let epoch = Instant::now();
         let events = Arc::new(events);
         let random: [u8; 64] = random().map_err(call("asking for random numbers"))?;
@@ -238,7 +247,8 @@ impl Gateway {
             published: Arc::default(),
             table_changed: false,
             timers: Timers::default(),
-            stranger_log_ms: 0,
+            throttle: Throttle::default(),
+            log,
             bridge_missing: false,
             port_down: false,
             address_missing: false,

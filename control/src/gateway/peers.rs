@@ -1,12 +1,18 @@
 //! The links to the peers: what comes in on them, and what changes when they come and go.
 
 use ipop_dataplane::datagram::{HELLO, INITIATION};
+use ipop_dataplane::event::Foreign;
 use ipop_dataplane::session::Gate;
 
+use super::throttle::About;
+use super::troubles::{Refused, Why};
 use super::*;
+use crate::keys::PublicKey;
 use crate::link::Outcome;
 use crate::link::clear::Hello;
 use crate::link::noise::Responder;
+use crate::link::sealed::Unanswered;
+use crate::link::trouble::Trouble;
 use crate::rpc::MacQuery;
 
 impl Gateway {
@@ -17,14 +23,16 @@ impl Gateway {
         };
         match message {
             Message::Bye => {
-                let outcome = link.goodbye();
+                let outcome = link.goodbye(now_ms);
                 self.follow(peer, outcome, now_ms);
             }
+            Message::KeyInUse(other) => self.own_key_is_used(peer, other, now_ms),
             Message::Probe(size) => self.send_message(peer, &Message::ProbeReply(size)),
             Message::ProbeReply(size) => {
                 let changed = link.path.as_mut().is_some_and(|path| path.acknowledged(usize::from(size), now_ms));
                 if changed {
-                    info!("path to {} carries {size} octets of UDP payload", link.name());
+                    let line = format!("path to {} carries {size} octets of UDP payload", link.name());
+                    self.say(About::Path(peer), Level::INFO, line);
                     self.table_changed = true;
                 }
             }
@@ -53,51 +61,69 @@ impl Gateway {
     /// A datagram that opens a session, by its kind.
     pub(super) fn take_handshake(&mut self, from: SocketAddr, kind: u8, session: u32, body: &[u8], now_ms: u64) {
         let found = match kind {
-            _ if (kind == HELLO) != self.config.identity.is_none() => {
-                self.refuse(from, now_ms, "speaks the other language: \"sec\" must be the same on both gateways");
-                return;
-            }
+            _ if (kind == HELLO) != self.config.identity.is_none() => Err(Refused::from(Trouble::Sec)),
             HELLO => self.take_hello(from, body, now_ms),
             INITIATION => self.take_initiation(from, body, now_ms),
             _ => self.take_response(session, body, from, now_ms),
         };
         match found {
             Ok((id, outcome)) => self.follow(id, outcome, now_ms),
-            Err(why) => self.refuse(from, now_ms, &why),
+            Err(Refused(ending, why)) => {
+                self.counters.add(ending, 1);
+                self.tell_refused(from, why, now_ms);
+            }
         }
     }
 
-    fn refuse(&mut self, from: SocketAddr, now_ms: u64, why: &str) {
-        self.counters.add(Ending::HandshakeRefused, 1);
-        if !why.is_empty() && now_ms >= self.stranger_log_ms {
-            self.stranger_log_ms = now_ms + 60_000;
-            warn!("a handshake from {from}, which {why}; it is ignored");
-        }
+    /// What opens a session, but was not made for this gateway.
+    pub(super) fn take_foreign(&mut self, from: SocketAddr, foreign: Foreign, now_ms: u64) {
+        let trouble = match foreign {
+            Foreign::Version(version) => Trouble::Version(version),
+            Foreign::Network(network) => Trouble::Network(network),
+            Foreign::Key => Trouble::MadeForAnother,
+        };
+        self.tell_refused(from, Why::Trouble(None, trouble), now_ms);
     }
 
-    fn take_hello(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), String> {
-        let hello = Hello::parse(body).ok_or("is no hello")?;
+    fn take_hello(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), Refused> {
+        let hello = Hello::parse(body).ok_or(Refused::says("is no hello"))?;
         if hello.uid == self.identity.uid {
             // Our own hello names the link that it was sent for.
             let sent_to = peer_name(&self.links, PeerId(hello.session as u16));
-            return Err(format!(
+            return Err(Refused::says(format!(
                 "is this gateway's own: peer {sent_to} is this gateway itself; take it out of \"peers\""
-            ));
+            )));
         }
         let link = self.links.iter_mut().find(|link| same_address(link.address(), from));
-        let link = link.ok_or("comes from the address of no peer in the config")?;
+        let link = link.ok_or(Refused::says("comes from the address of no peer in the config"))?;
         Ok((link.id(), link.hello(&hello, now_ms, &mut random_u64)))
     }
 
-    fn take_initiation(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), String> {
-        let Identity { private, network, .. } = &*self.identity;
+    fn take_initiation(&mut self, from: SocketAddr, body: &[u8], now_ms: u64) -> Result<(PeerId, Outcome), Refused> {
+        let Identity { private, public, network, .. } = &*self.identity;
         let responder = Responder::read(private, *network, body)
-            .ok_or("was not made for this gateway's key, or for another network (\"network\")")?;
+            .ok_or(Refused::says("was not made for this gateway's key, or for another network (\"network\")"))?;
+        if responder.peer == *public.as_bytes() {
+            return Err(Refused::says("has this gateway's own key: another gateway uses it too, or this is its own peer"));
+        }
         let link = self.links.iter_mut().find(|link| link.key().is_some_and(|key| *key.as_bytes() == responder.peer));
-        let link = link.ok_or("has a key that is no peer's in the config")?;
+        let Some(link) = link else {
+            let key = PublicKey::new(responder.peer).map_or_else(|error| error.to_string(), |key| key.to_string());
+            return Err(Refused::from(Trouble::UnknownKey(key)));
+        };
+        let id = link.id();
         let outcome = link.initiation(responder, from, now_ms, &mut random_u64);
-        // One that was played again, or crosses ours, gets no answer; that is nothing to tell.
-        if outcome.send.is_empty() { Err(String::new()) } else { Ok((link.id(), outcome)) }
+        outcome.map(|outcome| (id, outcome)).map_err(|unanswered| match unanswered {
+            Unanswered::Crossed => Refused(Ending::HandshakeCrossed, Why::Nothing),
+            Unanswered::TooMany => Refused(Ending::HandshakeRate, Why::Nothing),
+            // Played again, or overtaken by a later one: that is nothing to tell.
+            Unanswered::Old(false, _) => Refused(Ending::HandshakeRefused, Why::Nothing),
+            Unanswered::Old(true, by) => {
+                let trouble = Trouble::Clock(Duration::from_nanos(by));
+                Refused(Ending::HandshakeRefused, Why::Trouble(Some(id), trouble))
+            }
+            Unanswered::Twin => Refused(Ending::HandshakeRefused, Why::Twins(id)),
+        })
     }
 
     fn take_response(
@@ -106,14 +132,14 @@ impl Gateway {
         body: &[u8],
         from: SocketAddr,
         now_ms: u64,
-    ) -> Result<(PeerId, Outcome), String> {
+    ) -> Result<(PeerId, Outcome), Refused> {
         // An answer that came too late, or again, is nothing to tell.
-        let link = self.links.iter_mut().find(|link| link.awaits(session)).ok_or("")?;
-        let outcome = link.response(session, body, from, now_ms, &mut random_u64).ok_or(
-            "answers ours, but with another secret: \"preshared_key_file\" must be the same on both gateways, or on \
-             neither (unless somebody forges answers)",
-        )?;
-        Ok((link.id(), outcome))
+        let link = self.links.iter_mut().find(|link| link.awaits(session));
+        let link = link.ok_or(Refused(Ending::HandshakeRefused, Why::Nothing))?;
+        let id = link.id();
+        let outcome = link.response(session, body, from, now_ms, &mut random_u64);
+        let wrong = || Refused(Ending::HandshakeRefused, Why::Trouble(Some(id), Trouble::PresharedKey));
+        Ok((id, outcome.ok_or_else(wrong)?))
     }
 
     /// Does what follows from what a link has seen.
@@ -125,7 +151,10 @@ impl Gateway {
         // Before anything is sent with a new session the workers must be able to take what comes back.
         self.publish();
         for (to, datagram) in outcome.send {
-            self.send_datagram(to, &datagram);
+            self.send_datagram(id, to, &datagram);
+        }
+        if outcome.twins {
+            self.tell_twins(id, now_ms);
         }
     }
 
@@ -138,14 +167,15 @@ impl Gateway {
     }
 
     /// A peer that has moved; known only because what it sent is authentic.
-    pub(super) fn take_roaming(&mut self, id: PeerId, from: SocketAddr, now_ms: u64) {
+    pub(super) fn take_roaming(&mut self, id: PeerId, session: u32, from: SocketAddr, now_ms: u64) {
         let Some(link) = self.links.get_mut(id.index()) else { return };
         let before = link.address();
-        let outcome = link.roamed(from);
+        let outcome = link.roamed(session, from);
         if outcome.changed {
-            info!("peer {} has moved from {before} to {from}", link.name());
+            let line = format!("peer {} has moved from {before} to {from}", link.name());
             // The new way may carry less.
             search_path(link, self.config.listen, now_ms);
+            self.say(About::Place(id), Level::INFO, line);
         }
         self.follow(id, outcome, now_ms);
     }
@@ -159,17 +189,18 @@ impl Gateway {
                 search_path(link, listen, now_ms);
                 let (uid, remote) = link.identity().unwrap_or_default();
                 let seal = link.seal(now_ms).map_or("clear text".to_owned(), |(cipher, ..)| cipher.to_string());
-                info!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
+                let line = format!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
+                self.say(About::Link(id), Level::INFO, line);
                 self.step(now_ms, |resolver, step| resolver.peer_came(id, step));
             }
             LinkEvent::Down(why) => {
-                warn!("peer {name} is down: {why}");
+                self.say(About::Link(id), Level::WARN, format!("peer {name} is down: {why}"));
                 self.forget_peer(id, now_ms);
             }
             LinkEvent::Restarted => {
-                info!("peer {name} has restarted");
                 // In clear text it may be down until it is heard of once more, and then comes up.
                 search_path(link, listen, now_ms);
+                self.say(About::Link(id), Level::INFO, format!("peer {name} has restarted"));
                 self.forget_peer(id, now_ms);
             }
         }
@@ -198,7 +229,8 @@ impl Gateway {
         let Some(link) = self.links.get_mut(peer.index()) else { return };
         let kernel = underlay::path_payload(listen, link.address()).unwrap_or(MIN_DATAGRAM);
         if link.path.as_mut().is_some_and(|path| path.too_big(kernel, now_ms)) {
-            info!("path to {} became smaller; looking for what it carries", link.name());
+            let line = format!("path to {} became smaller; looking for what it carries", link.name());
+            self.say(About::Path(peer), Level::INFO, line);
             self.table_changed = true;
         }
     }

@@ -9,9 +9,10 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::port::{refusal, write_frame};
 use ipop_dataplane::wire::VnetHeader;
 use ipop_dataplane::wire::vnet::PartialChecksum;
-use tracing::{debug, warn};
+use tracing::{Level, debug};
 use zerocopy::IntoBytes;
 
+use super::throttle::About;
 use super::{Gateway, RPC_LOG, peer_name};
 use crate::action::{Action, To};
 use crate::link::Link;
@@ -41,13 +42,14 @@ impl Gateway {
                 self.perform(Action::Message(To::Peer(holder), Message::MacQuery(MacQuery { claimant, ..query })));
             }
             Action::Refuse(refusal) => {
-                let (place, now_ms) = (self.place(refusal.who), self.now_ms());
+                let place = self.place(refusal.who);
                 let holder = refusal.holder.map(|(mac, owner)| (mac, self.place(owner)));
-                self.refusals.add(&refusal, &place, holder, now_ms);
+                let line = self.refusals.add(&refusal, &place, holder);
+                self.say(About::Claim(refusal.who, refusal.reason), Level::WARN, line);
             }
             Action::Frozen(key, owner) => {
                 let place = owner.map_or("nowhere".to_owned(), |owner| self.place(owner));
-                warn!(
+                let line = format!(
                     "the MAC {} (VLAN {}) was claimed by others again and again, and is frozen where it is alive ({place}) for \
                      {} s (\"mac_freeze\"); `ipop macs release {}` ends that",
                     key.mac(),
@@ -55,6 +57,7 @@ impl Gateway {
                     self.config.mac_freeze,
                     key.mac(),
                 );
+                self.say(About::Frozen, Level::WARN, line);
             }
             Action::Frame(to, frame) => {
                 for peer in self.receivers(to) {
@@ -120,14 +123,24 @@ impl Gateway {
         let mut records = Vec::new();
         fill(&mut records);
         if let Some(datagram) = link.datagram(&records) {
-            self.send_datagram(link.address(), &datagram);
+            self.send_datagram(peer, link.address(), &datagram);
         }
     }
 
-    pub(super) fn send_datagram(&self, to: SocketAddr, datagram: &[u8]) {
+    /// A line of the log that a peer, a guest or somebody else can cause again and again.
+    pub(super) fn say(&mut self, about: About, level: Level, line: String) {
+        let now_ms = self.now_ms();
+        self.throttle.say(about, level, now_ms, line);
+    }
+
+    pub(super) fn send_datagram(&mut self, peer: PeerId, to: SocketAddr, datagram: &[u8]) {
         // A peer that is absent, or a path that is down, is no error: the timers see to it.
-        if let Err(error) = self.udp.send_to(datagram, self.socket_address(to)) {
-            debug!("a datagram to {to} was refused: {error}");
+        match self.udp.send_to(datagram, self.socket_address(to)) {
+            Ok(_) => self.links.get_mut(peer.index()).into_iter().for_each(Link::reachable),
+            Err(error) => {
+                debug!("a datagram to {to} was refused: {error}");
+                self.cannot_send(peer, &error);
+            }
         }
     }
 
@@ -151,7 +164,7 @@ impl Gateway {
     }
 }
 
-fn emit_message(out: &mut Vec<u8>, message: &Message, capacity: usize) {
+pub(super) fn emit_message(out: &mut Vec<u8>, message: &Message, capacity: usize) {
     record::emit(out, record::CONTROL, 0, message.to_json().as_bytes());
     fill(out, (out.len() + record::RECORD_HEADER_LEN).next_multiple_of(MESSAGE_SIZE).min(capacity));
 }

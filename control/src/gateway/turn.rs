@@ -132,7 +132,8 @@ impl Gateway {
                     self.follow(peer, outcome, now_ms);
                 }
             }
-            Work::Notice(Notice::Roamed(peer, from)) => self.take_roaming(peer, from, now_ms),
+            Work::Notice(Notice::Roamed(peer, session, from)) => self.take_roaming(peer, session, from, now_ms),
+            Work::Notice(Notice::Foreign(from, foreign)) => self.take_foreign(from, foreign, now_ms),
             Work::Notice(Notice::TooBig(peer)) => self.path_refused(peer, now_ms),
             Work::Notice(Notice::Failed(error)) => return Err(GatewayError::WorkerFailed(error)),
         }
@@ -175,6 +176,8 @@ impl Gateway {
             let received = self.workers.iter().map(|w| view::load(&w.stats.peers[index].rx_datagrams)).sum();
             let outcome = self.links[index].tick(now_ms, received, &mut super::random_u64);
             self.follow(id, outcome, now_ms);
+            let untold = self.links[index].untold_trouble(now_ms);
+            self.tell_trouble(id, untold);
             let before = self.links[index].path.as_ref().map(PathMtu::size);
             if let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
                 self.send_probe(id, size);
@@ -189,6 +192,7 @@ impl Gateway {
             self.look_at_address();
             self.look_at_port()?;
             self.name_overload(now_ms);
+            self.throttle.tick(now_ms);
             self.warn_of_trouble(now_ms);
         }
         if now_ms >= self.timers.route_ms {

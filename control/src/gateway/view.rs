@@ -64,6 +64,7 @@ impl Gateway {
             arp: self.resolver.stats,
             macs: self.macs.stats,
             refused: self.refusals.report(),
+            log_lost: self.log.lost(),
         }
     }
 
@@ -83,12 +84,17 @@ impl Gateway {
                 self.workers.iter().map(|w| load(field(&w.stats.peers[index]))).sum()
             };
             let view = link.view(link.address());
+            let trouble = link.trouble(now_ms);
+            let twins = link.twins(now_ms);
             let headers = if link.address().is_ipv4() { 28 } else { 48 };
             report::Peer {
                 id: link.id().0,
                 name: link.name().to_owned(),
                 address: link.address().to_string(),
                 state: if link.is_up() { "up" } else { "down" }.to_owned(),
+                trouble: trouble.map(|trouble| trouble.name().to_owned()),
+                trouble_text: trouble.map(ToString::to_string),
+                key_twice: twins.map(|twins| [twins.here, twins.there].map(|address| address.to_string())),
                 up_s: link.up_since_ms().map(|since| (now_ms - since) / 1000),
                 ups: link.ups,
                 uid: link.identity().map(|(uid, _)| uid),

@@ -5,21 +5,26 @@
 //! for both. Time is an argument, so tests own the clock.
 
 pub mod clear;
+mod lives;
 pub mod noise;
 pub mod sealed;
+pub mod trouble;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipop_dataplane::addr::PeerId;
-use ipop_dataplane::datagram::DATAGRAM_HEADER_LEN;
+use ipop_dataplane::datagram::{DATAGRAM_HEADER_LEN, VERSION};
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerView, same_address};
-use ipop_dataplane::session::{Cipher, TAG_LEN};
+use ipop_dataplane::session::{Cipher, Outgoing, TAG_LEN};
 
 use self::clear::{Clear, Hello};
+use self::lives::Lives;
+pub use self::lives::Twins;
 use self::noise::Responder;
-use self::sealed::Sealed;
+use self::sealed::{Sealed, Unanswered};
+use self::trouble::{Trouble, Troubles};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
 use crate::path_mtu::PathMtu;
 
@@ -29,6 +34,10 @@ const HELLO_DOWN_MS: u64 = 1000;
 const ALIVE_MS: u64 = 5000;
 /// Silence after which the peer counts as gone: three signs of life.
 const SILENCE_MS: u64 = 3 * ALIVE_MS + 1000;
+/// So long after the start, a peer that has not been heard is missed.
+const UNHEARD_MS: u64 = 10_000;
+/// A handshake that is answered leads to a session within this time, if the peer hears the answer.
+const INCOMPLETE_MS: u64 = 5000;
 
 /// Where random numbers come from.
 pub type Randomness<'a> = dyn FnMut() -> u64 + 'a;
@@ -56,8 +65,8 @@ pub struct Identity {
 pub enum LinkEvent {
     /// The peer can be sent to.
     Up,
-    /// It cannot any longer; the reason, for the log.
-    Down(&'static str),
+    /// It cannot any longer, for this reason.
+    Down(Trouble),
     /// It came back as another life without a pause: what was known of it is stale.
     Restarted,
 }
@@ -71,6 +80,8 @@ pub struct Outcome {
     pub send: Vec<(SocketAddr, Vec<u8>)>,
     /// The workers must know: the table of peers is another.
     pub changed: bool,
+    /// Two gateways have the peer's key, as is seen now.
+    pub twins: bool,
 }
 
 enum Opening {
@@ -91,8 +102,12 @@ pub struct Link {
     up_since_ms: u64,
     last_heard_ms: Option<u64>,
     next_sign_ms: u64,
-    /// The peer's last life that we had a session with.
+    /// The peer's last life that we had a session with, and those before.
     life: Option<u64>,
+    lives: Lives,
+    troubles: Troubles,
+    /// Since when it has been answered without coming up.
+    answered_since_ms: Option<u64>,
     /// The path MTU, while the link is up.
     pub path: Option<PathMtu>,
     /// Datagrams that workers had received at the last look.
@@ -140,6 +155,9 @@ impl Link {
             last_heard_ms: None,
             next_sign_ms: 0,
             life: None,
+            lives: Lives::default(),
+            troubles: Troubles::default(),
+            answered_since_ms: None,
             path: None,
             heard_datagrams: 0,
             ups: 0,
@@ -182,6 +200,38 @@ impl Link {
             Opening::Clear(clear) => clear.remote().map(|them| (them.uid.clone(), them.name.clone())),
             Opening::Sealed(sealed) => sealed.remote().map(|them| (sealed.key().uid(), them.name)),
         }
+    }
+
+    /// What keeps it down; `None` while it is up.
+    pub fn trouble(&self, now_ms: u64) -> Option<&Trouble> {
+        self.troubles.current(now_ms).filter(|_| !self.up)
+    }
+
+    /// Something was seen of the peer that may be the reason why it is down, or will be. What the log is to tell of that.
+    pub fn see(&mut self, trouble: Trouble, now_ms: u64) -> Option<Trouble> {
+        self.troubles.see(trouble, now_ms);
+        if self.up { None } else { self.troubles.untold(now_ms) }
+    }
+
+    /// The kernel takes datagrams for the peer.
+    pub fn reachable(&mut self) {
+        self.troubles.reachable();
+    }
+
+    /// The two gateways that have the peer's key, if there are two.
+    pub fn twins(&self, now_ms: u64) -> Option<Twins> {
+        self.lives.twins(now_ms)
+    }
+
+    /// Datagrams with these records for the one and the other of them.
+    pub fn to_twins(&self, records: [Vec<u8>; 2], now_ms: u64) -> Vec<(SocketAddr, Vec<u8>)> {
+        let (Opening::Sealed(sealed), Some(twins)) = (&self.opening, self.twins(now_ms)) else { return Vec::new() };
+        let of = |outgoing: Option<&Arc<Outgoing>>, to, records: &[u8]| {
+            Some((to, outgoing?.datagram(self.network, records)?))
+        };
+        let [here, there] = records;
+        let datagrams = [of(sealed.outgoing(), twins.here, &here), of(sealed.last_outgoing(), twins.there, &there)];
+        datagrams.into_iter().flatten().collect()
     }
 
     /// The peer's key, if the link is sealed.
@@ -254,7 +304,7 @@ impl Link {
             _ => None,
         };
         let send = if heard.answer { self.sign_of_life() } else { Vec::new() };
-        Outcome { event, send, changed: true }
+        Outcome { event, send, changed: true, ..Outcome::default() }
     }
 
     /// The peer's initiation came from `from`.
@@ -264,11 +314,18 @@ impl Link {
         from: SocketAddr,
         now_ms: u64,
         random: &mut Randomness<'_>,
-    ) -> Outcome {
-        let Opening::Sealed(sealed) = &mut self.opening else { return Outcome::default() };
-        let answer = sealed.answer(responder, now_ms, random);
+    ) -> Result<Outcome, Unanswered> {
+        let Opening::Sealed(sealed) = &mut self.opening else { return Ok(Outcome::default()) };
+        let theirs = &responder.introduction;
+        if self.up && self.lives.refuses(theirs.life.get(), theirs.timestamp.get(), from, now_ms) {
+            return Err(Unanswered::Twin);
+        }
+        let answer = sealed.answer(responder, now_ms, random)?;
+        if !self.up && now_ms.saturating_sub(*self.answered_since_ms.get_or_insert(now_ms)) >= INCOMPLETE_MS {
+            self.troubles.see(Trouble::Incomplete, now_ms);
+        }
         // What is not authentic yet moves nothing but this answer, which is smaller than the question.
-        Outcome { event: None, changed: answer.is_some(), send: answer.map(|a| (from, a)).into_iter().collect() }
+        Ok(Outcome { changed: true, send: vec![(from, answer)], ..Outcome::default() })
     }
 
     /// True if an initiation of ours that proposed this session waits for its answer.
@@ -302,11 +359,14 @@ impl Link {
         if sealed.used(session, now_ms) { self.has_session(now_ms) } else { Outcome::default() }
     }
 
-    /// An authentic datagram, the newest so far, came from another address.
-    pub fn roamed(&mut self, from: SocketAddr) -> Outcome {
-        let changed = self.key().is_some() && !same_address(self.address, from);
+    /// An authentic datagram, the newest so far in this session, came from another address. What is still on the way in the
+    /// session before comes from where the peer was, or from another gateway with its key.
+    pub fn roamed(&mut self, session: u32, from: SocketAddr) -> Outcome {
+        let Opening::Sealed(sealed) = &self.opening else { return Outcome::default() };
+        let changed = !sealed.is_last(session) && !same_address(self.address, from);
         if changed {
             self.address = from;
+            self.lives.moved(from);
         }
         Outcome { changed, ..Outcome::default() }
     }
@@ -322,14 +382,17 @@ impl Link {
         let life = sealed.remote().map(|them| them.life);
         let before = std::mem::replace(&mut self.life, life);
         self.last_heard_ms = Some(now_ms);
+        let twins = life.is_some_and(|life| self.lives.has_session(life, self.address, now_ms));
         let event = match self.up {
             false => Some(self.came_up(now_ms)),
             true => (before != life).then_some(LinkEvent::Restarted),
         };
-        Outcome { event, changed: true, send: Vec::new() }
+        Outcome { event, changed: true, twins, ..Outcome::default() }
     }
 
     fn came_up(&mut self, now_ms: u64) -> LinkEvent {
+        self.troubles.end();
+        self.answered_since_ms = None;
         (self.up, self.up_since_ms) = (true, now_ms);
         self.ups += 1;
         LinkEvent::Up
@@ -354,8 +417,11 @@ impl Link {
         let silent = self.last_heard_ms.is_none_or(|heard| now_ms.saturating_sub(heard) >= SILENCE_MS);
         let too_old = matches!(&self.opening, Opening::Sealed(sealed) if sealed.is_too_old(now_ms));
         if self.up && (silent || too_old) {
-            outcome.event = self.forget(if silent { "it is silent" } else { "it agrees to no new keys" });
+            outcome.event = self.forget(if silent { Trouble::Silent } else { Trouble::NoNewKeys }, now_ms);
             outcome.changed = true;
+        }
+        if !self.up && self.last_heard_ms.is_none() && now_ms >= UNHEARD_MS {
+            self.troubles.see(Trouble::Unheard, now_ms);
         }
         if let Opening::Sealed(sealed) = &mut self.opening {
             let (initiation, changed) = sealed.tick(now_ms, random);
@@ -370,18 +436,26 @@ impl Link {
     }
 
     /// The peer said goodbye in its session.
-    pub fn goodbye(&mut self) -> Outcome {
-        Outcome { event: self.forget("it said goodbye"), changed: true, ..Outcome::default() }
+    pub fn goodbye(&mut self, now_ms: u64) -> Outcome {
+        Outcome { event: self.forget(Trouble::Goodbye, now_ms), changed: true, ..Outcome::default() }
     }
 
-    fn forget(&mut self, why: &'static str) -> Option<LinkEvent> {
+    /// What the log is to tell of why it is down.
+    pub fn untold_trouble(&mut self, now_ms: u64) -> Option<Trouble> {
+        if self.up { None } else { self.troubles.untold(now_ms) }
+    }
+
+    fn forget(&mut self, why: Trouble, now_ms: u64) -> Option<LinkEvent> {
         self.path = None;
         self.next_sign_ms = 0;
         if let Opening::Sealed(sealed) = &mut self.opening {
             sealed.forget();
             self.address = self.configured;
         }
-        std::mem::take(&mut self.up).then_some(LinkEvent::Down(why))
+        // Something that says more may have been seen while it was up.
+        self.troubles.see(why.clone(), now_ms);
+        let was_up = std::mem::take(&mut self.up);
+        was_up.then(|| LinkEvent::Down(self.troubles.untold(now_ms).unwrap_or(why)))
     }
 }
 

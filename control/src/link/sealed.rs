@@ -70,6 +70,20 @@ pub struct Remote {
     pub name: String,
 }
 
+/// Why an initiation of the peer is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Its time is not later than that of the last one: recorded and played again, or overtaken, or the peer's clock has gone
+    /// back. The last one was of another life, or not; by how many nanoseconds this one is older.
+    Old(bool, u64),
+    /// It crosses one of ours, which goes first.
+    Crossed,
+    /// There were too many.
+    TooMany,
+    /// Another gateway has the peer's key, and the link stays with the one that it has.
+    Twin,
+}
+
 /// The sessions of one link.
 pub struct Sealed {
     id: PeerId,
@@ -83,6 +97,7 @@ pub struct Sealed {
     last: Option<(Session, u64)>,
     /// The highest timestamp of an initiation of the peer, and the last of ours.
     heard_timestamp: u64,
+    heard_life: u64,
     sent_timestamp: u64,
     answers: RateLimit,
     ignored: u32,
@@ -107,6 +122,7 @@ impl Sealed {
             current: None,
             last: None,
             heard_timestamp: 0,
+            heard_life: 0,
             sent_timestamp: 0,
             answers: RateLimit::new(ANSWERS_PER_SECOND),
             ignored: 0,
@@ -124,6 +140,16 @@ impl Sealed {
     /// What is sent with.
     pub fn outgoing(&self) -> Option<&Arc<Outgoing>> {
         self.current.as_ref().map(|session| &session.outgoing)
+    }
+
+    /// What was sent with before, as long as the peer takes it.
+    pub fn last_outgoing(&self) -> Option<&Arc<Outgoing>> {
+        self.last.as_ref().map(|(session, _)| &session.outgoing)
+    }
+
+    /// True if this session has had its time: there is a newer one.
+    pub fn is_last(&self, session: u32) -> bool {
+        self.last.as_ref().is_some_and(|(last, _)| last.incoming.session() == session)
     }
 
     /// What is taken, the likeliest first.
@@ -187,29 +213,37 @@ impl Sealed {
     }
 
     /// The peer's first message, already read. Returns the answer to send.
-    pub fn answer(&mut self, responder: Responder, now_ms: u64, random: &mut Randomness<'_>) -> Option<Vec<u8>> {
+    pub fn answer(
+        &mut self,
+        responder: Responder,
+        now_ms: u64,
+        random: &mut Randomness<'_>,
+    ) -> Result<Vec<u8>, Unanswered> {
         let theirs = responder.introduction;
-        // Recorded and played again, or overtaken by a later one.
-        if theirs.timestamp.get() <= self.heard_timestamp {
-            return None;
+        let timestamp = theirs.timestamp.get();
+        if timestamp <= self.heard_timestamp {
+            return Err(Unanswered::Old(theirs.life.get() != self.heard_life, self.heard_timestamp - timestamp));
         }
         if self.pending.is_some() && self.is_lower() && self.ignored < MOST_IGNORED {
             // Both have begun at the same time; the peer will answer ours, if it can hear us.
-            (self.heard_timestamp, self.ignored) = (theirs.timestamp.get(), self.ignored + 1);
-            return None;
+            (self.heard_timestamp, self.heard_life) = (timestamp, theirs.life.get());
+            self.ignored += 1;
+            return Err(Unanswered::Crossed);
         }
         // Only what is answered counts: one that was ignored must not be the reason why the next is not answered.
         if !self.answers.allow(now_ms) {
-            return None;
+            return Err(Unanswered::TooMany);
         }
         // A handshake of our own goes on: this one may lead to nothing.
-        (self.heard_timestamp, self.ignored) = (theirs.timestamp.get(), 0);
+        (self.heard_timestamp, self.heard_life, self.ignored) = (timestamp, theirs.life.get(), 0);
         let introduction = self.introduce(random);
-        let (message, keys) = responder.answer(self.preshared.as_ref(), &introduction).ok()?;
+        // Fails only if the kernel has no random numbers; the peer tries again.
+        let answer = responder.answer(self.preshared.as_ref(), &introduction);
+        let (message, keys) = answer.map_err(|_| Unanswered::TooMany)?;
         let datagram = self.datagram(RESPONSE, theirs.session.get(), &message);
         let rekey_at_ms = now_ms + REKEY_MS + RESPONDER_MS + random() % REKEY_JITTER_MS;
         self.next = Some(self.session(&introduction, &theirs, &keys, now_ms, rekey_at_ms));
-        Some(datagram)
+        Ok(datagram)
     }
 
     /// True if an initiation of ours that proposed this session waits for its answer.
@@ -226,7 +260,9 @@ impl Sealed {
         let ours = pending.introduction;
         (self.pending, self.ignored) = (None, 0);
         // What the peer has begun before was recorded, or crossed ours.
-        self.heard_timestamp = self.heard_timestamp.max(theirs.timestamp.get());
+        if theirs.timestamp.get() > self.heard_timestamp {
+            (self.heard_timestamp, self.heard_life) = (theirs.timestamp.get(), theirs.life.get());
+        }
         let rekey_at_ms = now_ms + REKEY_MS + random() % REKEY_JITTER_MS;
         let session = self.session(&ours, &theirs, &keys, now_ms, rekey_at_ms);
         self.promote(session, now_ms);

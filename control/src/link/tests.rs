@@ -136,7 +136,10 @@ impl World {
                 let body = &bytes[DATAGRAM_HEADER_LEN..];
                 if kind == INITIATION {
                     let Some(responder) = Responder::read(&own.private, NETWORK, body) else { return false };
-                    link.initiation(responder, from, self.now_ms, &mut random)
+                    match link.initiation(responder, from, self.now_ms, &mut random) {
+                        Ok(outcome) => outcome,
+                        Err(_) => return false,
+                    }
                 } else {
                     let session = header.session.get();
                     match link.response(session, body, from, self.now_ms, &mut random) {
@@ -297,7 +300,7 @@ fn the_path_to_a_peer_that_restarts_is_looked_for_again() {
         assert_eq!(path.poll(now_ms), Some(1472));
         assert!(path.acknowledged(1472, now_ms));
         assert_eq!(world.sides[0].link.view(address(1)).max_datagram, 1472);
-        world.sides[0].link.goodbye();
+        world.sides[0].link.goodbye(now_ms);
         world.sides[0].link.search_path(1472, now_ms);
         assert!(world.sides[0].link.path.is_none(), "there is no path while it is down");
     }
@@ -335,7 +338,7 @@ fn silence_ends_it_and_traffic_keeps_it() {
             world.tick();
             world.wire.clear();
         }
-        assert!(world.sides.iter().all(|side| side.events.last() == Some(&LinkEvent::Down("it is silent"))));
+        assert!(world.sides.iter().all(|side| side.events.last() == Some(&LinkEvent::Down(Trouble::Silent))));
         world.pass(2500);
         world.exchange();
     }
@@ -363,12 +366,13 @@ fn an_address_follows_what_is_authentic_and_returns_when_the_peer_is_gone() {
     let mut world = World::sealed().open();
     let elsewhere: SocketAddr = "192.0.2.7:9".parse().unwrap();
     let link = &mut world.sides[0].link;
-    assert!(link.roamed(elsewhere).changed && link.address() == elsewhere);
-    assert!(!link.roamed(elsewhere).changed);
-    link.goodbye();
+    let session = link.view(elsewhere).incoming[0].session();
+    assert!(link.roamed(session, elsewhere).changed && link.address() == elsewhere);
+    assert!(!link.roamed(session, elsewhere).changed);
+    link.goodbye(1000);
     assert_eq!(link.address(), address(1));
     let link = &mut World::clear().open().sides[0];
-    assert!(!link.link.roamed(elsewhere).changed, "nothing is authentic in clear text");
+    assert!(!link.link.roamed(session, elsewhere).changed, "nothing is authentic in clear text");
 }
 
 #[test]

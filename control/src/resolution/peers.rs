@@ -41,7 +41,7 @@ impl Resolver {
                 let claim = step.macs.asked_by(key, peer, claimant, *seq, step.now_ms, step.out);
                 self.help(key, claim, step);
             }
-            Message::Probe(_) | Message::ProbeReply(_) | Message::Bye => {}
+            Message::Probe(_) | Message::ProbeReply(_) | Message::KeyInUse(_) | Message::Bye => {}
         }
         Ok(())
     }

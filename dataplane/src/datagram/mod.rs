@@ -96,6 +96,12 @@ impl DatagramHeader {
         Ok((header, rest))
     }
 
+    /// Version, type and network of a datagram that may be of another version or network.
+    pub fn peek(datagram: &[u8]) -> Option<(u8, u8, u32)> {
+        let first = u32::from_be_bytes(*datagram.first_chunk()?);
+        Some(((first >> 28) as u8, (first >> 24) as u8 & 0xf, first & 0xff_ffff))
+    }
+
     /// [`DATA`], [`DATA_ASIDE`], [`HELLO`], [`INITIATION`], [`RESPONSE`], or one that a later version may define.
     pub fn kind(&self) -> u8 {
         (self.version_type_network.get() >> 24) as u8 & 0xf
@@ -125,6 +131,8 @@ mod tests {
         let (parsed, rest) = DatagramHeader::parse(&bytes, 0xabcd).unwrap();
         assert_eq!((parsed, rest.len()), (header, 0));
         assert_eq!((parsed.kind(), parsed.lane(), parsed.counter()), (DATA, 2, 0x1122_3344_5566));
+        assert_eq!(DatagramHeader::peek(&bytes), Some((VERSION, DATA, 0xabcd)));
+        assert_eq!(DatagramHeader::peek(&bytes[..3]), None);
     }
 
     #[test]

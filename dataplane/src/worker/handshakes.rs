@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use crate::datagram::{HELLO, INITIATION, RESPONSE};
 use crate::ending::Ending;
 use crate::forward::RateLimit;
-use crate::peers::{PeerTable, same_address};
+use crate::peers::PeerTable;
 
 /// Per second from the address of a peer. It needs two at most; the rest is what somebody who sends in its name, and
 /// knows our public key, has to share with it. One address is always the same worker's.
@@ -17,15 +17,21 @@ const PEER_RATE: u64 = 20;
 /// Per second from all other addresses, of all workers together: a peer may have moved, and those that call in vain are
 /// logged.
 const STRANGER_RATE: u64 = 50;
-/// Per second of what is no handshake of ours, because the other side has another idea of "sec": enough to say so. They
-/// cost no key, so they must not be in the way of anything.
+/// Per second from the address of each peer, and from all others together, of what is no handshake of ours, because the other
+/// side has another idea of "sec", of the network, of our key or of the protocol: enough to say so. They cost no key, so they
+/// must not be in the way of anything.
 const FOREIGN_RATE: u64 = 1;
+
+/// How often per second it is looked up whose address something comes from that is not even a handshake of ours.
+const LOOKS_PER_SECOND: u64 = 1000;
 
 /// The buckets of one worker.
 pub(super) struct Handshakes {
     peers: Vec<RateLimit>,
     strangers: RateLimit,
+    foreign_peers: Vec<RateLimit>,
     foreign: RateLimit,
+    looks: RateLimit,
 }
 
 impl Handshakes {
@@ -34,7 +40,9 @@ impl Handshakes {
         Handshakes {
             peers: (0..peers).map(|_| RateLimit::new(PEER_RATE)).collect(),
             strangers: RateLimit::new((STRANGER_RATE / workers.max(1) as u64).max(1)),
+            foreign_peers: (0..peers).map(|_| RateLimit::new(FOREIGN_RATE)).collect(),
             foreign: RateLimit::new(FOREIGN_RATE),
+            looks: RateLimit::new(LOOKS_PER_SECOND),
         }
     }
 
@@ -53,15 +61,30 @@ impl Handshakes {
             }
             (HELLO, None) => (datagram, self.limit(table, from)),
             // The control thread says that "sec" differs.
-            (HELLO | INITIATION | RESPONSE, _) => (datagram, &mut self.foreign),
+            (HELLO | INITIATION | RESPONSE, _) => (datagram, self.foreign_limit(table, from)),
             _ => return Err(Ending::DatagramType),
         };
         if limit.allow(now_ms) { Ok(datagram) } else { Err(Ending::HandshakeRate) }
     }
 
+    /// Whether the control thread may be told of something that is no handshake of ours, and that a peer has sent or
+    /// `anybody`.
+    pub(super) fn may_tell(&mut self, table: &PeerTable, from: SocketAddr, anybody: bool, now_ms: u64) -> bool {
+        if !self.looks.allow(now_ms) {
+            return false;
+        }
+        match table.at(from).and_then(|peer| self.foreign_peers.get_mut(peer)) {
+            Some(limit) => limit.allow(now_ms),
+            None => anybody && self.foreign.allow(now_ms),
+        }
+    }
+
     fn limit(&mut self, table: &PeerTable, from: SocketAddr) -> &mut RateLimit {
-        let peer = table.peers.iter().position(|peer| same_address(peer.address, from));
-        peer.and_then(|peer| self.peers.get_mut(peer)).unwrap_or(&mut self.strangers)
+        table.at(from).and_then(|peer| self.peers.get_mut(peer)).unwrap_or(&mut self.strangers)
+    }
+
+    fn foreign_limit(&mut self, table: &PeerTable, from: SocketAddr) -> &mut RateLimit {
+        table.at(from).and_then(|peer| self.foreign_peers.get_mut(peer)).unwrap_or(&mut self.foreign)
     }
 }
 
@@ -122,6 +145,19 @@ mod tests {
                 assert!(world.admit(ours, from, 2 * SECOND_MS - 1).is_ok(), "from {from}");
             }
         }
+    }
+
+    #[test]
+    fn of_each_peer_it_is_told_what_is_wrong_with_it_whatever_others_do() {
+        let mut world = World::new(true, 1);
+        for ms in 0..1000 {
+            world.handshakes.may_tell(&world.table, address(9, 9), true, ms / 10);
+            world.handshakes.may_tell(&world.table, address(1, 1), true, ms / 10);
+        }
+        assert!(world.handshakes.may_tell(&world.table, address(2, 1), true, 100));
+        assert!(!world.handshakes.may_tell(&world.table, address(2, 1), true, 101));
+        assert!(!world.handshakes.may_tell(&world.table, address(8, 1), false, 5000), "nobody's");
+        assert!(world.handshakes.may_tell(&world.table, address(8, 1), true, 5000));
     }
 
     #[test]

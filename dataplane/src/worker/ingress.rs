@@ -14,9 +14,9 @@ use crate::claims::{Claims, sum_is_harmless};
 use crate::datagram::fragment::{Outcome, Sender};
 use crate::datagram::record::{self, RECORD_HEADER_LEN, Records};
 use crate::datagram::segment::{Headers, Run, Slice, Transport};
-use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader};
+use crate::datagram::{DATA, DATA_ASIDE, DATAGRAM_HEADER_LEN, DatagramHeader, HELLO, INITIATION};
 use crate::ending::{Ending, bump};
-use crate::event::{Event, EventBytes, Events, Notice};
+use crate::event::{Event, EventBytes, Events, Foreign, Notice};
 use crate::forward::{self, GroupMask, RateLimit};
 use crate::mac_table::MacTable;
 use crate::merge::UdpRun;
@@ -111,11 +111,21 @@ impl Ingress {
     ) -> Result<Option<(Origin, usize)>, Ending> {
         let start = range.start;
         let datagram = context.ring.underlay_pool.bytes_mut(buffer, range);
-        let (header, _) = DatagramHeader::parse(datagram, context.network)?;
+        let header = match DatagramHeader::parse(datagram, context.network) {
+            Ok((header, _)) => header,
+            Err(ending) => {
+                let foreign = foreign(ending, datagram);
+                self.tell_foreign(context, foreign, from);
+                return Err(ending);
+            }
+        };
         if !matches!(header.kind(), DATA | DATA_ASIDE) {
             let (table, news) = (&context.table, &mut context.news);
-            self.handshake(table, news, context.now.ms, &header, datagram, from)?;
-            return Ok(None);
+            let result = self.handshake(table, news, context.now.ms, &header, datagram, from);
+            if result == Err(Ending::HandshakeStamp) {
+                self.tell_foreign(context, Some(Foreign::Key), from);
+            }
+            return result.map(|()| None);
         }
         let (peer, incoming) = context.table.sender(&header, from)?;
         let (freshness, end) = incoming.open(&header, datagram)?;
@@ -133,10 +143,20 @@ impl Ingress {
                 && context.table.get(peer).is_some_and(|view| !same_address(view.address, from))
                 && self.roaming.get_mut(peer.index()).is_some_and(|limit| limit.allow(context.now.ms))
             {
-                context.news.push(Event::Notice(Notice::Roamed(peer, from)));
+                context.news.push(Event::Notice(Notice::Roamed(peer, incoming.session(), from)));
             }
         }
         Ok(Some((Origin { peer, lane: header.lane(), buffer }, start + end)))
+    }
+
+    /// Somebody wants to open a session, but not with this gateway: the control thread says so, of each peer once a second.
+    fn tell_foreign(&mut self, context: &mut Context<'_>, foreign: Option<Foreign>, from: SocketAddr) {
+        if let Some(foreign) = foreign
+            // Whoever is no peer, and uses another key, may have meant anybody.
+            && self.handshakes.may_tell(&context.table, from, foreign != Foreign::Key, context.now.ms)
+        {
+            context.news.push(Event::Notice(Notice::Foreign(from, foreign)));
+        }
     }
 
     /// What opens sessions goes to the control thread, if it is for this gateway and not too much.
@@ -503,5 +523,15 @@ pub(super) fn account_delivery(stats: &WorkerStats, peer: PeerId, frames: u64, o
     if let Some(account) = stats.peers.get(peer.index()) {
         bump(&account.rx_frames, frames);
         bump(&account.rx_bytes, octets);
+    }
+}
+/// What a datagram that is refused for this reason says of its sender, if it is one that opens a session.
+fn foreign(ending: Ending, datagram: &[u8]) -> Option<Foreign> {
+    let (version, kind, network) = DatagramHeader::peek(datagram)?;
+    match ending {
+        _ if !matches!(kind, HELLO | INITIATION) => None,
+        Ending::DatagramVersion => Some(Foreign::Version(version)),
+        Ending::DatagramNetwork => Some(Foreign::Network(network)),
+        _ => None,
     }
 }

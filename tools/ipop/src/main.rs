@@ -4,13 +4,19 @@ mod client;
 mod metrics;
 mod show;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ipop_control::config::{Config, DEFAULT_CONTROL_SOCKET};
 use ipop_control::keys::{KeyError, PresharedKey, PrivateKey};
+use ipop_control::log::Log;
 use tracing_subscriber::EnvFilter;
+
+/// At its end a gateway waits so long for whatever takes its log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Layer-2 overlay switch: joins the Linux bridges of several hosts into one segment.
 #[derive(Parser)]
@@ -22,7 +28,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a gateway until SIGTERM or SIGINT.
+    /// Run a gateway until SIGTERM, SIGINT or SIGQUIT.
     Run(RunArgs),
     /// Check a config file without starting anything.
     Check {
@@ -109,7 +115,7 @@ struct Query {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(args) => run(&args),
+        Command::Run(args) => return run(&args),
         Command::Check { config } => check(&config),
         Command::Keygen(args) => keygen(&args),
         Command::Pubkey { file } => pubkey(&file),
@@ -127,41 +133,66 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("ipop: {message}");
+            // Not eprintln!, which panics where nothing can be written.
+            let _ = std::io::stderr().write_all(complaint(&message).as_bytes());
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(args: &RunArgs) -> Result<(), String> {
+/// What a person is told, each line of it.
+fn complaint(message: &str) -> String {
+    message.lines().map(|line| format!("ipop: {line}\n")).collect()
+}
+
+/// Everything that a gateway says goes through its log, which nobody waits for, but for a moment at the end.
+fn run(args: &RunArgs) -> ExitCode {
+    let Ok(log) = Log::to_stderr() else { return ExitCode::FAILURE };
+    let last_lines = LastLines(log.clone());
+    let result = gateway(args, log.clone());
+    if let Err(message) = &result {
+        log.line(complaint(message).as_bytes());
+    }
+    drop(last_lines);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Writes what is left, also when the gateway panics.
+struct LastLines(Log);
+
+impl Drop for LastLines {
+    fn drop(&mut self) {
+        self.0.flush(LAST_LINES);
+    }
+}
+
+fn gateway(args: &RunArgs, log: Log) -> Result<(), String> {
     let filter = EnvFilter::try_new(&args.log).map_err(|e| format!("--log {}: {e}", args.log))?;
     let colour = std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none();
+    let writer = log.clone();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer.clone())
+        .log_internal_errors(false)
         .with_target(false)
         .with_ansi(colour)
         .init();
+    Log::take_panics();
     let config = Config::load(&args.config).map_err(|e| e.to_string())?;
-    ipop_control::gateway::run(config, || tracing::info!("ready")).map_err(|e| e.to_string())
+    ipop_control::gateway::run(config, log, || tracing::info!("ready")).map_err(|e| e.to_string())
 }
 
 fn check(path: &Path) -> Result<(), String> {
     let config = Config::load(path).map_err(|e| e.to_string())?;
-    for warning in &config.warnings {
-        eprintln!("ipop: warning: {warning}");
-    }
-    println!("{}: good", path.display());
-    match &config.identity {
-        Some(key) => println!("  key    {}", key.public()),
-        None => println!("  key    none, clear text"),
-    }
-    println!("  port   {}", config.port);
-    println!("  listen {} (network {})", config.listen, config.network);
+    let warnings: String = config.warnings.iter().map(|warning| complaint(&format!("warning: {warning}"))).collect();
+    let _ = std::io::stderr().write_all(warnings.as_bytes());
+    let key = config.identity.as_ref().map_or("none, clear text".to_owned(), |key| key.public().to_string());
+    let mut text = format!("{}: good\n  key    {key}\n  port   {}\n", path.display(), config.port);
+    text += &format!("  listen {} (network {})\n", config.listen, config.network);
     for peer in &config.peers {
-        println!("  peer   {} at {}", peer.name, peer.address);
+        text += &format!("  peer   {} at {}\n", peer.name, peer.address);
     }
-    Ok(())
+    print(&text)
 }
 
 fn keygen(args: &KeygenArgs) -> Result<(), String> {
@@ -212,7 +243,7 @@ fn parsed<T: serde::de::DeserializeOwned>(answer: serde_json::Value) -> Result<T
 
 fn print(text: &str) -> Result<(), String> {
     // Not print!: a closed pipe (`ipop macs | head`) is no reason to panic.
-    match std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()) {
+    match std::io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
         _ => Ok(()),
     }

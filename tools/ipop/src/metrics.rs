@@ -29,6 +29,7 @@ pub(crate) fn metrics(status: &Status, peers: &Peers) -> String {
     status.drops.iter().for_each(|(reason, count)| family.sample(&[("reason", reason)], *count));
     let mut family = out.counter("claims_refused_total", "Claims of MACs and addresses that were refused, by reason.");
     status.refused.iter().for_each(|(reason, count)| family.sample(&[("reason", reason)], *count));
+    out.counter("log_lines_lost_total", "Lines of the log that could not be written.").sample(&[], status.log_lost);
     out.counter("sources_not_told_total", "New sources beyond the rate.").sample(&[], status.learn_lost);
     events(&mut out.counter("resolution_events_total", "What happened to ARP and neighbour discovery."), &status.arp);
     events(&mut out.counter("mac_events_total", "What happened to MACs."), &status.macs);

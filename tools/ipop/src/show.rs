@@ -29,6 +29,9 @@ pub(crate) fn status(s: &Status) -> String {
     line("offloads", offloads.join(", "));
     line("confinement", confinement(&s.confinement, &s.workers));
     line("peers", format!("{} of {} up", s.peers.used, s.peers.of));
+    if s.log_lost > 0 {
+        line("log", format!("{} lines were lost, because they could not be written", s.log_lost));
+    }
     line("tables", format!("{} of {} MACs, {} ARP and ND entries", s.mac_table.used, s.mac_table.of, s.arp_entries));
 
     out.push_str("\nframes (a super-frame counts once)\n");
@@ -141,6 +144,14 @@ pub(crate) fn peers(report: &Peers) -> String {
         "ZERO COPY",
     ];
     let mut out = table(&head, rows.collect(), "no peers in the config");
+    for peer in &report.peers {
+        if let Some(trouble) = &peer.trouble_text {
+            out.push_str(&format!("{} is down: {trouble}\n", peer.name));
+        }
+        if let Some([here, there]) = &peer.key_twice {
+            out.push_str(&format!("{}: two gateways have its key, {here} (the link's) and {there}\n", peer.name));
+        }
+    }
     for peer in report.peers.iter().filter(|peer| peer.messages_dropped > 0) {
         out.push_str(&format!("{} sends too many messages: {} dropped\n", peer.name, peer.messages_dropped));
     }

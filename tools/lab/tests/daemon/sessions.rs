@@ -184,8 +184,8 @@ pub(crate) fn sec_differs() -> Outcome {
             config["sec"] = false.into();
         }
     })?;
-    said_once(&a, &["a handshake from 10.99.0.2:5800", "\"sec\" must be the same on both gateways"])?;
-    said_once(&b, &["a handshake from 10.99.0.1:5800", "\"sec\" must be the same on both gateways"])
+    said_once(&a, &["peer gw-b (10.99.0.2:5800) stays down", "\"sec\" must be the same on both gateways"])?;
+    said_once(&b, &["peer gw-a (10.99.0.1:5800) stays down", "\"sec\" must be the same on both gateways"])
 }
 
 /// The same preshared key opens the link, another one or none on one side does not.

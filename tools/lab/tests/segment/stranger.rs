@@ -176,7 +176,7 @@ fn heard(link: &mut Link, own: &Identity, from: SocketAddr, octets: &mut [u8], n
     let body = &octets[DATAGRAM_HEADER_LEN..];
     let outcome = match kind {
         datagram::INITIATION => Responder::read(&own.private, own.network, body)
-            .map(|responder| link.initiation(responder, from, now_ms, &mut || now_ms)),
+            .and_then(|responder| link.initiation(responder, from, now_ms, &mut || now_ms).ok()),
         datagram::RESPONSE => link.response(session, body, from, now_ms, &mut || now_ms),
         _ => None,
     };
