@@ -413,6 +413,7 @@ mod tests {
             Message::MacQuery(MacQuery { mac, vlan: Vlan::customer(7), seq: 9, claimant: Some("ab".repeat(32)) }),
             Message::Probe(1472),
             Message::ProbeReply(1472),
+            Message::KeyInUse("[fd99::1]:5800".parse().unwrap()),
             Message::Bye,
         ];
         for message in messages {

@@ -3,8 +3,10 @@
 // the kernel takes it for the options named here (ip(7), ipv6(7), udp(7)), or an array where the call says so.
 #![allow(unsafe_code)]
 
+mod knock;
 mod trains;
 
+pub use knock::Knock;
 pub use trains::{Trains, try_trains};
 
 use std::cell::Cell;
@@ -185,12 +187,8 @@ pub fn is_local(address: IpAddr) -> bool {
 
 /// Octets of UDP payload that the kernel believes the path to `peer` carries: from the route and what ICMP has told it.
 pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
-    let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
-    if !listen.ip().is_unspecified() && listen.is_ipv4() == peer.is_ipv4() {
-        socket.bind(&SocketAddr::new(listen.ip(), 0).into())?;
-    }
     // No datagram leaves: connecting a UDP socket looks up the route, and the MTU option needs that.
-    socket.connect(&peer.into())?;
+    let socket = knock::connect(listen, peer)?;
     let (level, name, headers) = match peer.ip().to_canonical() {
         IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU, 20 + 8),
         IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU, 40 + 8),

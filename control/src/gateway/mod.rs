@@ -46,6 +46,7 @@ use self::overload::Overload;
 use self::refusals::Refusals;
 use self::signals::{Asked, Signals};
 use self::throttle::{About, Throttle};
+use self::troubles::Knocks;
 use self::turn::Timers;
 use crate::action::Action;
 use crate::admin::{self, Admin, AdminError, Readers};
@@ -100,6 +101,7 @@ pub struct Gateway {
     table_changed: bool,
     timers: Timers,
     throttle: Throttle,
+    knocks: Knocks,
     log: Log,
     bridge_missing: bool,
     port_down: bool,
@@ -248,6 +250,7 @@ impl Gateway {
             table_changed: false,
             timers: Timers::default(),
             throttle: Throttle::default(),
+            knocks: Knocks::default(),
             log,
             bridge_missing: false,
             port_down: false,

@@ -104,7 +104,9 @@ impl Gateway {
         let responder = Responder::read(private, *network, body)
             .ok_or(Refused::says("was not made for this gateway's key, or for another network (\"network\")"))?;
         if responder.peer == *public.as_bytes() {
-            return Err(Refused::says("has this gateway's own key: another gateway uses it too, or this is its own peer"));
+            return Err(Refused::says(
+                "has this gateway's own key: another gateway uses it too, or this is its own peer",
+            ));
         }
         let link = self.links.iter_mut().find(|link| link.key().is_some_and(|key| *key.as_bytes() == responder.peer));
         let Some(link) = link else {

@@ -7,14 +7,26 @@ use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::feature::words;
 use ipop_dataplane::peers::same_address;
+use ipop_dataplane::underlay::Knock;
 use tracing::Level;
 
 use super::Gateway;
 use super::post::emit_message;
 use super::throttle::About;
-use crate::link::trouble::Trouble;
 use crate::link::Link;
+use crate::link::trouble::Trouble;
 use crate::rpc::Message;
+
+/// Peers that are asked for at a time whether anybody listens at their address.
+const KNOCKS: usize = 8;
+
+/// The questions whether anybody listens there.
+#[derive(Debug, Default)]
+pub(super) struct Knocks {
+    asked: Vec<(PeerId, Knock)>,
+    /// Whose turn is next.
+    turn: usize,
+}
 
 /// A handshake that leads to nothing: how it is counted, and what is told of it.
 pub(super) struct Refused(pub(super) Ending, pub(super) Why);
@@ -77,6 +89,28 @@ impl Gateway {
         if !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EMSGSIZE | libc::EINTR)) {
             let now_ms = self.now_ms();
             self.see_trouble(peer, Trouble::Unreachable(words(error)), now_ms);
+        }
+    }
+
+    /// Asks for some of the peers that are missing whether anybody listens at their address, and hears what became of the
+    /// questions before. Called every few seconds.
+    pub(super) fn knock(&mut self, now_ms: u64) {
+        for (peer, knock) in std::mem::take(&mut self.knocks.asked) {
+            if knock.is_refused() {
+                self.see_trouble(peer, Trouble::Refused, now_ms);
+            }
+        }
+        let (begin, count) = (self.knocks.turn, self.links.len());
+        for index in (begin..count).chain(0..begin.min(count)) {
+            let Some(link) = self.links.get(index).filter(|link| link.is_missing(now_ms)) else { continue };
+            // A refusal to send is seen by what else is sent there.
+            if let Ok(knock) = Knock::at(self.config.listen, link.address(), self.config.network) {
+                self.knocks.asked.push((link.id(), knock));
+            }
+            self.knocks.turn = index + 1;
+            if self.knocks.asked.len() == KNOCKS {
+                break;
+            }
         }
     }
 

@@ -27,6 +27,8 @@ const BUSY_TICK_MS: u64 = 100;
 const IDLE_TICK_MS: u64 = 1000;
 /// How often the kernel is asked whether a route has become larger.
 const ROUTE_MS: u64 = 30_000;
+/// How often some of the peers that are missing are asked for.
+const KNOCK_MS: u64 = 3000;
 /// Between two lines of the log about a full table.
 const TROUBLE_LOG_MS: u64 = 60_000;
 
@@ -36,6 +38,7 @@ pub(super) struct Timers {
     last_tick_ms: Option<u64>,
     second_ms: u64,
     route_ms: u64,
+    knock_ms: u64,
     /// When a full MAC table may be logged again, and how often it had been full then.
     trouble_log_ms: u64,
     table_full: u64,
@@ -193,6 +196,10 @@ impl Gateway {
             self.look_at_port()?;
             self.name_overload(now_ms);
             self.throttle.tick(now_ms);
+            if now_ms >= self.timers.knock_ms {
+                self.timers.knock_ms = now_ms + KNOCK_MS;
+                self.knock(now_ms);
+            }
             self.warn_of_trouble(now_ms);
         }
         if now_ms >= self.timers.route_ms {

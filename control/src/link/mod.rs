@@ -34,8 +34,8 @@ const HELLO_DOWN_MS: u64 = 1000;
 const ALIVE_MS: u64 = 5000;
 /// Silence after which the peer counts as gone: three signs of life.
 const SILENCE_MS: u64 = 3 * ALIVE_MS + 1000;
-/// So long after the start, a peer that has not been heard is missed.
-const UNHEARD_MS: u64 = 10_000;
+/// A peer that has not been heard for so long, since the start or since it went, is missed.
+const MISSING_MS: u64 = 10_000;
 /// A handshake that is answered leads to a session within this time, if the peer hears the answer.
 const INCOMPLETE_MS: u64 = 5000;
 
@@ -100,6 +100,7 @@ pub struct Link {
     opening: Opening,
     up: bool,
     up_since_ms: u64,
+    down_since_ms: u64,
     last_heard_ms: Option<u64>,
     next_sign_ms: u64,
     /// The peer's last life that we had a session with, and those before.
@@ -152,6 +153,7 @@ impl Link {
             opening,
             up: false,
             up_since_ms: 0,
+            down_since_ms: 0,
             last_heard_ms: None,
             next_sign_ms: 0,
             life: None,
@@ -205,6 +207,13 @@ impl Link {
     /// What keeps it down; `None` while it is up.
     pub fn trouble(&self, now_ms: u64) -> Option<&Trouble> {
         self.troubles.current(now_ms).filter(|_| !self.up)
+    }
+
+    /// True if it has been down for some time, and nothing is known but that nothing comes.
+    pub fn is_missing(&self, now_ms: u64) -> bool {
+        !self.up
+            && now_ms.saturating_sub(self.down_since_ms) >= MISSING_MS
+            && self.troubles.current(now_ms).is_none_or(Trouble::is_absence)
     }
 
     /// Something was seen of the peer that may be the reason why it is down, or will be. What the log is to tell of that.
@@ -420,7 +429,7 @@ impl Link {
             outcome.event = self.forget(if silent { Trouble::Silent } else { Trouble::NoNewKeys }, now_ms);
             outcome.changed = true;
         }
-        if !self.up && self.last_heard_ms.is_none() && now_ms >= UNHEARD_MS {
+        if !self.up && self.last_heard_ms.is_none() && now_ms >= MISSING_MS {
             self.troubles.see(Trouble::Unheard, now_ms);
         }
         if let Opening::Sealed(sealed) = &mut self.opening {
@@ -455,6 +464,7 @@ impl Link {
         // Something that says more may have been seen while it was up.
         self.troubles.see(why.clone(), now_ms);
         let was_up = std::mem::take(&mut self.up);
+        self.down_since_ms = now_ms;
         was_up.then(|| LinkEvent::Down(self.troubles.untold(now_ms).unwrap_or(why)))
     }
 }

@@ -357,8 +357,12 @@ fn one_way_only_opens_nothing() {
         }
     }
     assert!(!world.sides[0].link.is_up() && !world.sides[1].link.is_up());
+    // The one hears handshakes that come to nothing, the other nothing at all.
+    let trouble = |side: usize| world.sides[side].link.trouble(world.now_ms).cloned();
+    assert_eq!([trouble(0), trouble(1)], [Some(Trouble::Incomplete), Some(Trouble::Unheard)]);
     world.pass(3000);
     world.exchange();
+    assert_eq!(world.sides[0].link.trouble(world.now_ms), None);
 }
 
 #[test]

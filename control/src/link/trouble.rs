@@ -75,13 +75,16 @@ impl Trouble {
         }
     }
 
+    /// True if it may well be that the peer does not run.
+    pub(super) fn is_absence(&self) -> bool {
+        self.rank() == 0 || *self == Trouble::Refused
+    }
+
     /// For how long it is believed, unless it is seen again: both sides try again every second.
     fn life_ms(&self) -> u64 {
         match self {
-            // Asked for rarely.
-            Trouble::Refused => 60_000,
-            // Told once.
-            Trouble::OwnKeyTwice(_) => 600_000,
+            // Asked for rarely, and told once.
+            Trouble::Refused | Trouble::OwnKeyTwice(_) => 600_000,
             _ => 15_000,
         }
     }
