@@ -10,8 +10,8 @@ use ipop_dataplane::wire::ip::{
 };
 use ipop_dataplane::wire::vnet::{GSO_TCPV4, PartialChecksum, VNET_HEADER_LEN, VnetHeader};
 use ipop_dataplane::wire::{checksum, ethernet};
-use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The station behind this gateway's port.
 pub const LOCAL: MacAddr = MacAddr([0x00, 0x16, 0x3e, 0, 0, 0x03]);
@@ -130,7 +130,8 @@ pub fn plain(src: MacAddr, dst: MacAddr, payload_len: usize) -> Vec<u8> {
 pub(crate) fn finished(mut bytes: Vec<u8>) -> Vec<u8> {
     let csum = PartialChecksum { start: L4 as u16, offset: TCP_CSUM_OFFSET };
     ipop_dataplane::wire::vnet::finish_checksum(&mut bytes[VNET_HEADER_LEN..], csum);
-    bytes[..VNET_HEADER_LEN].copy_from_slice(VnetHeader::default().as_bytes());
+    let (vnet, _) = VnetHeader::mut_from_prefix(&mut bytes).expect("it begins with one");
+    *vnet = VnetHeader { gso_type: vnet.gso_type, gso_size: vnet.gso_size, ..VnetHeader::default() };
     bytes
 }
 

@@ -64,9 +64,9 @@ pub(crate) fn cut(max_datagram: usize) -> Run {
     cut_frame(frames::tcp(SUPER_PAYLOAD, GSO_SIZE), max_datagram)
 }
 
-/// A full-size frame with a finished checksum over a path that is too narrow for it: it is verified before the cut.
+/// A super-frame with a finished checksum, which is verified before the cut.
 pub(crate) fn cut_verified() -> Run {
-    cut_frame(frames::finished(frames::tcp(usize::from(GSO_SIZE), 0)), ETHERNET_DATAGRAM)
+    cut_frame(frames::finished(frames::tcp(SUPER_PAYLOAD, GSO_SIZE)), ETHERNET_DATAGRAM)
 }
 
 /// A super-frame that is being joined.

@@ -1,4 +1,4 @@
-//! Pieces of a frame that does not fit a datagram and is not TCP, and the bounded table that puts them together.
+//! Pieces of a frame that does not fit a datagram, and the bounded table that puts them together.
 //!
 //! What is cut is the body of a frame record (checksum field, if the flag says so, and frame). The body of a fragment
 //! record is

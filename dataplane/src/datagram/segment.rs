@@ -8,12 +8,12 @@
 //!   +-------------------------------+-------------------------------+
 //!   |     number of the super-frame |     offset in its payload     |
 //!   +-------------------------------+---------------+---------------+
-//!   |     gso_size, 0 if no super-  | header length |   reserved    |
+//!   |     gso_size                  | header length |   reserved    |
 //!   +-------------------------------+---------------+---------------+
 //!   |     headers: Ethernet, tags, IP, TCP or UDP; then the payload |
 //! ```
 //!
-//! with the flags [`FLAG_LAST`] on the last slice and [`FLAG_ECN`] when the kernel marked the super-frame so. The receiver
+//! with the flags [`FLAG_LAST`] on the last slice and [`FLAG_ECN`] when the kernel marked a super-frame of TCP so. The receiver
 //! joins neighbouring slices into one super-frame again and patches the headers for the part that it has
 //! ([`Headers::patch`]): total length, IPv4 identification and checksum, sequence number, flags, UDP length,
 //! pseudo-header sum.
@@ -22,8 +22,15 @@
 //! TCP is a stream and may be cut anywhere. UDP is not: a slice has whole datagrams, each of gso_size octets of payload; only
 //! the super-frame's last may be shorter.
 //!
-//! The same cut serves a full-size TCP frame whose datagram would exceed the path MTU. Its checksum is then verified
-//! before: a frame with a bad one is not cut, or the receiver's host would repair it.
+//! A frame that is no super-frame is never cut so, also if it is TCP and does not fit a datagram: headers of a cut frame are
+//! written anew, with a checksum that somebody finishes later, and a frame must arrive as it was. It travels in pieces
+//! ([`super::fragment`]).
+//!
+//! A slice asks the receiver's kernel for something, and a peer could ask for what no kernel takes. So [`Run::start`] refuses
+//! what `virtio_net_hdr_to_skb()` (include/linux/virtio_net.h) would: no size, the size that means something else
+//! (`GSO_BY_FRAGS`), an ECN mark on UDP, too many datagrams. Where the sum stands, and that headers and payload are there, is
+//! not the peer's to say ([`Headers::validate`], [`Headers::patch`]). What the port refuses all the same is the kernel's
+//! lack, not the peer's wish.
 
 use std::net::IpAddr;
 
@@ -47,6 +54,8 @@ pub const MAX_HEADERS: usize = 255;
 /// Smallest segment that a peer may ask our kernel to make (`TCP_MIN_SND_MSS`, include/net/tcp.h): with 1 octet, one
 /// super-frame would become 65 000 packets.
 const MIN_GSO_SIZE: u16 = 48;
+/// A size of segments that the kernel keeps for itself (include/linux/skbuff.h).
+const GSO_BY_FRAGS: u16 = 0xffff;
 /// Datagrams that one UDP super-frame may have (`UDP_MAX_SEGMENTS`, include/linux/udp.h, since Linux 6.9).
 pub const MAX_DATAGRAMS: usize = 128;
 /// A slice of TCP carries at least this much, or the headers would cost more than they carry.
@@ -93,7 +102,7 @@ pub struct SegmentHeader {
     pub number: U16,
     /// Where the slice stood in the payload.
     pub offset: U16,
-    /// Payload per segment or datagram of a super-frame, 0 for a frame that was none.
+    /// Payload per segment or datagram.
     pub gso_size: U16,
     /// Octets of headers that follow.
     pub header_len: u8,
@@ -104,7 +113,7 @@ pub struct SegmentHeader {
 pub const SEGMENT_HEADER_LEN: usize = size_of::<SegmentHeader>();
 const _: () = assert!(SEGMENT_HEADER_LEN == 8);
 
-/// A TCP frame or a UDP super-frame, which can be cut.
+/// A super-frame, which can be cut.
 #[derive(Debug, Clone, Copy)]
 pub struct SuperFrame<'a> {
     /// What it is made of.
@@ -113,17 +122,18 @@ pub struct SuperFrame<'a> {
     pub headers: &'a [u8],
     /// What follows them.
     pub payload: &'a [u8],
-    /// Payload per segment as the kernel said, 0 if the frame is one segment.
+    /// Payload per segment as the kernel said.
     pub gso_size: u16,
     /// The kernel's ECN mark.
     pub ecn: bool,
 }
 
 impl<'a> SuperFrame<'a> {
-    /// The frame as one that can be cut, `None` if it is neither TCP nor a UDP super-frame, is odd, or has a wrong checksum.
+    /// The frame as one that can be cut, `None` if it is no super-frame, is odd, or has a wrong checksum.
     pub fn new(frame: &Frame<'a>, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
         let layout = IpLayout::locate(frame)?;
         match vnet.gso() {
+            vnet::GSO_NONE => None,
             vnet::GSO_UDP_L4 => Self::of_datagrams(frame, &layout, vnet),
             _ => Self::of_stream(frame, &layout, vnet),
         }
@@ -149,13 +159,10 @@ impl<'a> SuperFrame<'a> {
     fn of_stream(frame: &Frame<'a>, layout: &IpLayout, vnet: &VnetHeader) -> Option<SuperFrame<'a>> {
         let tcp = tcp_of(frame, layout)?;
         let headers_end = layout.l4 + usize::from(tcp.data_offset >> 4) * 4;
-        let is_super = vnet.gso() != vnet::GSO_NONE;
-        // SYN counts in the sequence space, so it cannot be cut. RST and URG are left alone too, but in a super-frame
-        // the kernel has decided already that every segment gets a copy of them.
-        let odd = tcp.flags & tcp_flags::SYN != 0 || (!is_super && tcp.flags & (tcp_flags::RST | tcp_flags::URG) != 0);
-        // A trailer behind the packet (IEC 62439-3 has one) is not part of any segment; only pieces keep it.
-        let trailer = !is_super && layout.end != frame.bytes.len();
-        if odd || trailer || headers_end >= layout.end || headers_end > MAX_HEADERS {
+        // SYN counts in the sequence space, so it cannot be cut. Of RST and URG the kernel has decided that every segment
+        // gets a copy.
+        let odd = tcp.flags & tcp_flags::SYN != 0 || vnet.gso_size.get() == 0;
+        if odd || headers_end >= layout.end || headers_end > MAX_HEADERS {
             return None;
         }
         match vnet.partial_checksum() {
@@ -172,15 +179,12 @@ impl<'a> SuperFrame<'a> {
                 }
             }
         }
-        if is_super && vnet.gso_size.get() == 0 {
-            return None;
-        }
         Some(SuperFrame {
             transport: Transport::Tcp,
             headers: &frame.bytes[..headers_end],
             payload: &frame.bytes[headers_end..layout.end],
-            gso_size: if is_super { vnet.gso_size.get() } else { 0 },
-            ecn: is_super && vnet.gso_type & vnet::GSO_ECN != 0,
+            gso_size: vnet.gso_size.get(),
+            ecn: vnet.gso_type & vnet::GSO_ECN != 0,
         })
     }
 
@@ -246,7 +250,7 @@ pub struct Slice<'a> {
     pub number: u16,
     /// Place of the payload in the super-frame.
     pub offset: u16,
-    /// Payload per segment, 0 if no super-frame.
+    /// Payload per segment.
     pub gso_size: u16,
     /// The kernel's ECN mark.
     pub ecn: bool,
@@ -327,16 +331,19 @@ impl Headers {
         self.transport
     }
 
+    /// The ports in the same `headers`: source, destination.
+    pub fn ports(&self, headers: &[u8]) -> [u16; 2] {
+        let at = |offset| headers.get(offset..offset + 2).map_or(0, |port| u16::from_be_bytes([port[0], port[1]]));
+        [at(self.l4), at(self.l4 + 2)]
+    }
+
     /// Patches `headers` for a frame that carries `len` octets of payload from `offset` on, as the kernel's own
     /// segmentation would (`inet_gso_segment()`, `tcp_gso_segment()`, `__udp_gso_segment()`), and returns the header for
     /// the port.
     pub fn patch(&self, headers: &mut [u8], run: &Run) -> VnetHeader {
         let ipv4 = self.src.is_ipv4();
         set_ip_length(headers, self.l3, ipv4, headers.len() + run.len);
-        let segments_before = match run.gso_size {
-            0 => 0,
-            size => (run.offset / usize::from(size)) as u16,
-        };
+        let segments_before = (run.offset / usize::from(run.gso_size).max(1)) as u16;
         if ipv4 && let Ok((ip, _)) = Ipv4Header::mut_from_prefix(&mut headers[self.l3..]) {
             ip.id = U16::new(ip.id.get().wrapping_add(segments_before));
             ip.checksum = U16::new(0);
@@ -371,7 +378,7 @@ impl Headers {
         }
         let offset = self.transport.csum_offset();
         let mut vnet = VnetHeader::plain(Some(PartialChecksum { start: self.l4 as u16, offset }));
-        if run.gso_size != 0 && run.len > usize::from(run.gso_size) {
+        if run.len > usize::from(run.gso_size) {
             vnet.gso_type = match self.transport {
                 Transport::Tcp if ipv4 => vnet::GSO_TCPV4,
                 Transport::Tcp => vnet::GSO_TCPV6,
@@ -396,7 +403,7 @@ pub struct Run {
     pub offset: usize,
     /// Octets of payload.
     pub len: usize,
-    /// Payload per segment, 0 if no super-frame.
+    /// Payload per segment.
     pub gso_size: u16,
     /// The kernel's ECN mark.
     pub ecn: bool,
@@ -407,13 +414,16 @@ pub struct Run {
 }
 
 impl Run {
-    /// A run of one slice, `None` if it asks for tiny segments, or has no whole datagrams.
+    /// A run of one slice, `None` if it asks for tiny segments, for something that no kernel does, or has no whole datagrams.
     pub fn start(slice: &Slice<'_>, headers: &Headers) -> Option<Run> {
         let (offset, size) = (usize::from(slice.offset), usize::from(slice.gso_size));
-        let legal = match headers.transport {
-            Transport::Tcp => slice.gso_size == 0 || slice.gso_size >= MIN_GSO_SIZE,
-            Transport::Udp => size > 0 && offset.is_multiple_of(size) && has_whole_datagrams(slice, 0),
-        };
+        let legal = slice.gso_size != GSO_BY_FRAGS
+            && match headers.transport {
+                Transport::Tcp => slice.gso_size >= MIN_GSO_SIZE,
+                Transport::Udp => {
+                    size > 0 && !slice.ecn && offset.is_multiple_of(size) && has_whole_datagrams(slice, 0)
+                }
+            };
         legal.then_some(Run {
             transport: headers.transport,
             number: slice.number,
@@ -429,6 +439,16 @@ impl Run {
     pub fn datagram(super_frame: &SuperFrame<'_>, offset: usize, len: usize) -> Run {
         let last = offset + len == super_frame.payload.len();
         Run { number: 0, offset, len, gso_size: super_frame.gso_size, ecn: false, last, transport: Transport::Udp }
+    }
+
+    /// Datagrams in it, if it is of UDP.
+    pub fn datagrams(&self) -> usize {
+        self.len.div_ceil(usize::from(self.gso_size).max(1))
+    }
+
+    /// Octets of payload in the largest packet that the run is cut into.
+    pub fn largest(&self) -> usize {
+        self.len.min(self.gso_size.into())
     }
 
     /// Takes the slice in, if it is the next one of the same super-frame and `header_len` octets of headers and the

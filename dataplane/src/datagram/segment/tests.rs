@@ -49,6 +49,18 @@ fn a_run_of_udp_has_whole_datagrams() {
     assert!(!starts(0, 12_801, 100, true), "more datagrams than the kernel makes");
     assert!(Run::start(&slice(0, 100, MIN_GSO_SIZE - 1, false), &tcp).is_none(), "tiny segments");
     assert!(Run::start(&slice(150, 100, MIN_GSO_SIZE, false), &tcp).is_some());
+    // What no kernel takes, each alone: an ECN mark on UDP, no size, a size with another meaning.
+    for flags in 0..=u8::MAX {
+        let body = [&[0, 1, 0, 0, 0, 100, 42, 0][..], &[0; 42], &[7; 300]].concat();
+        let slice = Slice::parse(flags, &body).unwrap();
+        let taken = flags & FLAG_LAST != 0 || slice.payload.len().is_multiple_of(100);
+        assert_eq!(Run::start(&slice, &headers).is_some(), taken && flags & FLAG_ECN == 0, "{flags:#x}");
+        assert!(Run::start(&slice, &tcp).is_some(), "{flags:#x}");
+    }
+    for size in [0, GSO_BY_FRAGS] {
+        assert!(Run::start(&slice(0, 300, size, true), &headers).is_none(), "{size}");
+        assert!(Run::start(&slice(0, 300, size, true), &tcp).is_none(), "{size}");
+    }
     let mut run = Run::start(&slice(200, 300, 100, false), &headers).unwrap();
     assert!(!run.extend(&slice(500, 150, 100, false), 42), "half a datagram");
     assert!(!run.extend(&slice(600, 100, 100, false), 42), "one is missing");
