@@ -95,12 +95,18 @@ fn side(
         waiting: Waiting::default(),
         epoch: Instant::now(),
         offloads: Offloads::ALL,
+        raw_ports: Arc::default(),
         engine,
         udp_gso: true,
         zero_copy: true,
     };
-    let shared =
-        Shared { macs, own_mac: Default::default(), claims: [Claims::default()].into(), events: events.clone() };
+    let shared = Shared {
+        macs,
+        own_mac: Default::default(),
+        port_mtu: Arc::default(),
+        claims: [Claims::default()].into(),
+        events: events.clone(),
+    };
     let worker =
         Worker::spawn(config, inner, socket.into(), shared, Arc::new(PeerTable::new(vec![view], None)), || Ok(()));
     Side { port, worker: worker.expect("it starts"), events }

@@ -70,6 +70,8 @@ pub struct Config {
     pub io_uring: EngineChoice,
     /// What the kernel may be asked for.
     pub offloads: OffloadSwitches,
+    /// UDP ports, beside DHCP's, that programs read from raw sockets.
+    pub raw_udp_ports: Vec<u16>,
     /// UNIX socket for `ipop status` and its like.
     pub control_socket: PathBuf,
     /// Group whose members may ask over the control socket, and change nothing; `None`: [`DEFAULT_CONTROL_GROUP`] if there is
@@ -192,6 +194,7 @@ impl Keys<'_> {
         Config {
             name: self.label("name").unwrap_or_else(host_name),
             offloads: self.offloads(&port),
+            raw_udp_ports: self.raw_udp_ports(),
             port,
             listen: listen.unwrap_or(NO_ADDRESS),
             network: self.number("network", 0, 0..=0xff_ffff).unwrap_or(0) as u32,

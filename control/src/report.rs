@@ -140,6 +140,9 @@ pub struct Feature {
     pub on: bool,
     /// Why not; or, for one that is in use, why that could not be tried at the start.
     pub reason: Option<String>,
+    /// Seconds since it became so, if it was otherwise at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_s: Option<u64>,
 }
 
 /// What the gateway may still do.
@@ -163,7 +166,8 @@ impl From<&crate::confine::Confinement> for Confinement {
 impl From<&ipop_dataplane::feature::Feature> for Feature {
     fn from(feature: &ipop_dataplane::feature::Feature) -> Feature {
         let state = &feature.state;
-        Feature { name: feature.name.to_owned(), on: state.is_on(), reason: state.reason().map(str::to_owned) }
+        let reason = state.reason().map(str::to_owned);
+        Feature { name: feature.name.to_owned(), on: state.is_on(), reason, changed_s: None }
     }
 }
 

@@ -117,7 +117,8 @@ endings! {
     RecordFrame = "record_frame", Dropped;
     /// Peer: an unfinished checksum that stands where no guest leaves one.
     ChecksumPlace = "checksum_place", Dropped;
-    /// Peer: a slice of a super-frame whose headers are not those of a TCP segment or UDP datagram, or that has no whole datagrams.
+    /// Peer: a slice of a super-frame whose headers are not those of a TCP segment or UDP datagram, that has no whole datagrams, or that
+    /// asks for what no kernel does.
     SegmentMalformed = "segment_malformed", Dropped;
     /// Peer: the source address is on this side.
     SourceIsLocal = "source_is_local", Dropped;
@@ -137,7 +138,7 @@ endings! {
     UnderlayKernelDrops = "underlay_kernel_drops", Dropped;
     /// The port does not take the frame because it is down (EIO, ENETDOWN, ENXIO).
     PortDown = "port_down", Dropped;
-    /// The frame is larger than the MTU of the port (EMSGSIZE).
+    /// The frame, or a segment of the super-frame, is larger than the MTU of the port.
     PortTooBig = "port_too_big", Dropped;
     /// The port's send queue is full (ENOBUFS, EAGAIN).
     PortQueueFull = "port_queue_full", Dropped;
@@ -145,6 +146,10 @@ endings! {
     PortRefused = "port_refused", Dropped;
     /// Every write slot is in flight.
     WriteSlots = "write_slots", Dropped;
+    /// Reading from the port failed. Nothing is known to be lost, but while it lasts nothing comes.
+    PortReadFailed = "port_read_failed", Dropped;
+    /// Receiving from peers failed. Nothing is known to be lost, but while it lasts nothing comes.
+    ReceiveFailed = "receive_failed", Dropped;
     /// Port: malformed ARP.
     ArpMalformed = "arp_malformed", Dropped;
     /// Port: malformed neighbour discovery.

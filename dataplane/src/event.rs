@@ -104,6 +104,13 @@ pub enum Notice {
     Foreign(SocketAddr, Foreign),
     /// The kernel said EMSGSIZE for a datagram to this peer.
     TooBig(PeerId),
+    /// Reading from the port, or receiving from peers, keeps failing with this error.
+    ReceiveFails {
+        /// True for the port.
+        port: bool,
+        /// The kernel's number.
+        errno: i32,
+    },
     /// The worker has stopped, because of this error.
     Failed(String),
 }

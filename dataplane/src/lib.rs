@@ -18,6 +18,7 @@ pub mod offloads;
 pub mod packet;
 pub mod peers;
 pub mod port;
+pub mod raw_ports;
 mod ring;
 pub mod session;
 mod sync;

@@ -7,6 +7,7 @@
 //! in net/ipv4/af_inet.c, `ipv6_gro_receive()` in net/ipv6/ip6_offload.c), and one more: nothing is repaired. A checksum
 //! is written anew at the receiving end, so each must have been right, or still to be finished.
 
+use crate::raw_ports::RawPorts;
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_CSUM_OFFSET, UDP_HEADER_LEN, protocol};
 use crate::wire::vnet::{self, PartialChecksum};
@@ -22,8 +23,6 @@ const MAX_PACKET: usize = 65_535;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// More fragments, or an offset.
 const FRAGMENTED: u16 = 0x3fff;
-/// DHCP clients read frames from raw sockets, where a super-frame is one frame.
-const DHCP_CLIENTS: [u16; 2] = [68, 546];
 
 /// A run of datagrams of one flow, one after the other. The octets stay with the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +49,9 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
 }
 
 impl UdpRun {
-    /// A run of one, if the frame is a plain UDP datagram that others may follow. Its checksums are looked at when one does.
-    pub fn start(frame: &Frame<'_>, csum: Option<PartialChecksum>) -> Option<UdpRun> {
+    /// A run of one, if the frame is a plain UDP datagram that others may follow, and nobody reads it `raw`. Its checksums
+    /// are looked at when one does.
+    pub fn start(frame: &Frame<'_>, csum: Option<PartialChecksum>, raw: &RawPorts) -> Option<UdpRun> {
         let (bytes, l3) = (frame.bytes, frame.l3);
         let packet = frame.payload();
         let (ipv4, l4) = match frame.ethertype {
@@ -79,8 +79,8 @@ impl UdpRun {
             id_step: 0,
             ended: false,
         };
-        let to_client = plain && DHCP_CLIENTS.contains(&be16(bytes, l4 + 2));
-        (plain && !to_client && run.lengths_are_right(bytes) && run.may_have(csum)).then_some(run)
+        let whole = plain && !raw.either([be16(bytes, l4), be16(bytes, l4 + 2)]);
+        (whole && run.lengths_are_right(bytes) && run.may_have(csum)).then_some(run)
     }
 
     /// Takes the frame in if it continues the run, which began with `first`.
@@ -251,7 +251,7 @@ mod tests {
     }
 
     fn start(first: &[u8]) -> Option<UdpRun> {
-        UdpRun::start(&Frame::parse(first).unwrap(), None)
+        UdpRun::start(&Frame::parse(first).unwrap(), None, &RawPorts::with(&[5353]))
     }
 
     #[test]
@@ -286,7 +286,7 @@ mod tests {
     fn what_cannot_begin_a_run() {
         let good = datagram(1, &[5; 50]);
         assert!(start(&good).is_some());
-        // Version and header length, more fragments, an offset, another protocol, lengths, DHCP clients.
+        // Version and header length, more fragments, an offset, another protocol, lengths.
         for (at, value) in
             [(14, 0x55), (14, 0x46), (20, 0x20), (21, 1), (23, 6), (17, 77), (17, 79), (39, 57), (39, 59)]
         {
@@ -295,15 +295,15 @@ mod tests {
             finish(&mut bad);
             assert_eq!(start(&bad), None, "{at} {value}");
         }
-        for port in DHCP_CLIENTS {
-            let mut bad = good.clone();
-            bad[36..38].copy_from_slice(&port.to_be_bytes());
-            finish(&mut bad);
-            assert_eq!(start(&bad), None, "{port}");
+        for (at, port) in [34, 36].into_iter().flat_map(|at| [67, 68, 546, 547, 5353, 5354].map(|port| (at, port))) {
+            let mut other = good.clone();
+            other[at..at + 2].copy_from_slice(&u16::to_be_bytes(port));
+            finish(&mut other);
+            assert_eq!(start(&other).is_some(), port == 5354, "{at} {port}");
         }
         assert_eq!(start(&datagram(1, &[])), None);
         let elsewhere = PartialChecksum { start: 34, offset: 4 };
-        assert_eq!(UdpRun::start(&Frame::parse(&good).unwrap(), Some(elsewhere)), None);
+        assert_eq!(UdpRun::start(&Frame::parse(&good).unwrap(), Some(elsewhere), &RawPorts::default()), None);
         (0..good.len()).filter(|len| *len >= 14).for_each(|len| assert_eq!(start(&good[..len]), None));
     }
 

@@ -6,6 +6,8 @@
 mod drops;
 mod super_frames;
 
+pub use super_frames::{UdpTrial, try_on_loopback};
+
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +16,6 @@ use std::time::Instant;
 
 use crate::addr::MacAddr;
 use crate::interface::{self, control_call, request};
-use crate::offloads::Offloads;
 use crate::wire::vnet::VNET_HEADER_LEN;
 use crate::{PATIENCE, PAUSE};
 use drops::Drops;
@@ -71,7 +72,6 @@ pub struct Tap {
     index: i32,
     mac: MacAddr,
     queues: Vec<OwnedFd>,
-    offloads: Offloads,
     /// `None` without a sysfs that shows the device.
     drops: Option<Drops>,
 }
@@ -85,14 +85,7 @@ impl Tap {
     pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
         let [a, b, c, d, e] = random;
         let mac = MacAddr([0xfe, a, b, c, d, e]);
-        let mut tap = Tap {
-            name: name.to_owned(),
-            index: 0,
-            mac,
-            queues: Vec::new(),
-            offloads: Offloads::WITHOUT_USO,
-            drops: None,
-        };
+        let mut tap = Tap { name: name.to_owned(), index: 0, mac, queues: Vec::new(), drops: None };
         for index in 0..queues {
             let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
             tap.queues.push(queue);
@@ -157,23 +150,23 @@ impl Tap {
         Ok(file.into())
     }
 
-    /// Has the kernel hand over and take TCP and UDP super-frames, or not. Linux before 6.2 refuses a mask with a flag that it does
-    /// not know, and refuses UDP super-frames that are written just so.
-    pub fn set_offloads(&mut self, tso: bool, uso: bool) -> Result<(), TapError> {
+    /// Has the kernel hand over TCP and UDP super-frames, or not; `Ok(false)` if it does not know those of UDP (before Linux 6.2),
+    /// which are then off.
+    pub fn set_offloads(&self, tso: bool, uso: bool) -> Result<bool, TapError> {
         // The mask is the device's, so one queue is enough; every new queue would need it set anew.
-        let Some(queue) = self.queues.first() else { return Ok(()) };
+        let Some(queue) = self.queues.first() else { return Ok(false) };
         let set = |mask: libc::c_uint| {
             // SAFETY: TUNSETOFFLOAD takes the mask by value.
             unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) }
         };
         let mask = libc::TUN_F_CSUM | if tso { OFFLOAD_TSO } else { 0 };
-        let uso = uso && set(mask | OFFLOAD_USO) >= 0;
-        if !uso {
+        // A mask with a flag that it does not know is refused.
+        let known = !uso || set(mask | OFFLOAD_USO) >= 0;
+        if !uso || !known {
             // If it was about anything else, this says so.
             self.check("TUNSETOFFLOAD", set(mask))?;
         }
-        self.offloads = if uso { Offloads::ALL } else { Offloads::WITHOUT_USO };
-        Ok(())
+        Ok(known)
     }
 
     /// The interface's name, which anybody may change.
@@ -184,11 +177,6 @@ impl Tap {
     /// The interface's own MAC address; no frame is ever sent from it.
     pub fn mac(&self) -> MacAddr {
         self.mac
-    }
-
-    /// The offloads that are on.
-    pub fn offloads(&self) -> Offloads {
-        self.offloads
     }
 
     /// One descriptor per worker.
@@ -304,7 +292,7 @@ impl Drop for Tap {
 }
 
 /// A packet socket for whole frames of one interface.
-fn packet_socket(name: &str) -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket(name: &str) -> io::Result<OwnedFd> {
     let index = interface::index_of(name)?;
     // Protocol 0: nothing is received before it is bound, so nothing of other interfaces is.
     let kind = socket2::Type::RAW.nonblocking().cloexec();

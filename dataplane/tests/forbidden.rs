@@ -43,6 +43,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
     let shared = Shared {
         macs,
         own_mac: Default::default(),
+        port_mtu: Arc::default(),
         claims: [].into(),
         events: Arc::new(Events::new(Box::new(Nobody))),
     };
@@ -57,6 +58,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
         waiting: Waiting::default(),
         epoch: Instant::now(),
         offloads: Offloads::ALL,
+        raw_ports: Arc::default(),
         engine,
         udp_gso: true,
         zero_copy: true,

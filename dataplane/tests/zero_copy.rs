@@ -59,6 +59,7 @@ impl Side {
         let shared = Shared {
             macs,
             own_mac: Default::default(),
+            port_mtu: Arc::default(),
             claims: [Default::default()].into(),
             events: Arc::new(Events::for_peers(Box::new(Nobody), 1)),
         };
@@ -73,6 +74,7 @@ impl Side {
             waiting: Waiting::default(),
             epoch: Instant::now(),
             offloads: Offloads::ALL,
+            raw_ports: Arc::default(),
             engine,
             udp_gso: true,
             zero_copy,

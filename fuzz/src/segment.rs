@@ -3,6 +3,7 @@
 use ipop_dataplane::datagram::record::{self, Records, SEGMENT};
 use ipop_dataplane::datagram::segment::{Headers, Run, Slice, SuperFrame, Transport};
 use ipop_dataplane::merge::UdpRun;
+use ipop_dataplane::raw_ports::RawPorts;
 use ipop_dataplane::wire::ip::IpLayout;
 use ipop_dataplane::wire::{Frame, VnetHeader, checksum, vnet};
 
@@ -208,6 +209,7 @@ type Member<'a> = (Option<vnet::PartialChecksum>, &'a [u8]);
 /// Frame records: those that are merged are cut into the same frames again.
 pub fn merge(data: &[u8]) -> bool {
     let frames = Records::new(data).map_while(Result::ok).filter_map(|r| record::parse_frame(r.flags, r.body).ok());
+    let raw = RawPorts::default();
     let mut run: Option<(UdpRun, Vec<Member<'_>>)> = None;
     let mut merged = false;
     for (csum, frame) in frames {
@@ -219,7 +221,7 @@ pub fn merge(data: &[u8]) -> bool {
         }
         merged |= run.take().is_some_and(|(run, members)| same_frames(&run, &members));
         let parsed = Frame::parse(frame).ok();
-        run = parsed.and_then(|parsed| UdpRun::start(&parsed, csum)).map(|run| (run, vec![(csum, frame)]));
+        run = parsed.and_then(|parsed| UdpRun::start(&parsed, csum, &raw)).map(|run| (run, vec![(csum, frame)]));
     }
     merged | run.is_some_and(|(run, members)| same_frames(&run, &members))
 }

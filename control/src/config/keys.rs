@@ -30,6 +30,7 @@ pub(super) const TOP: &[&str] = &[
     "min_wait",
     "io_uring",
     "offloads",
+    "raw_udp_ports",
     "control_socket",
     "control_group",
     "user",
@@ -40,7 +41,7 @@ pub(super) const TOP: &[&str] = &[
 pub(super) const PORT: &[&str] = &["af_packet", "group_fwd_mask"];
 
 /// Keys of `offloads`.
-pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_gso", "udp_gro", "zero_copy"];
+pub(super) const OFFLOADS: &[&str] = &["tso", "uso", "udp_merge", "udp_gso", "udp_gro", "zero_copy"];
 
 /// Keys of an entry in `peers`.
 pub(super) const PEER: &[&str] = &[

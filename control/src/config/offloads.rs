@@ -11,6 +11,8 @@ pub struct OffloadSwitches {
     pub tso: bool,
     /// UDP super-frames between the kernel and the port.
     pub uso: bool,
+    /// Datagrams of one flow that are written as one super-frame.
+    pub udp_merge: bool,
     /// Trains of datagrams that are sent as one.
     pub udp_gso: bool,
     /// Trains of datagrams that are received as one.
@@ -22,6 +24,20 @@ pub struct OffloadSwitches {
 impl Keys<'_> {
     pub(super) fn switch(&self, key: &str) -> Option<bool> {
         self.value(key, "true or false is allowed", Value::as_bool)
+    }
+
+    /// UDP ports that somebody reads from raw sockets.
+    pub(super) fn raw_udp_ports(&self) -> Vec<u16> {
+        const KEY: &str = "raw_udp_ports";
+        let list = self.value(KEY, "a list of UDP ports is allowed, such as [4011]", Value::as_array);
+        let port = |value: &Value| {
+            let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+            if port.is_none() {
+                self.fault(KEY, format!("has {value}; UDP ports from 1 to 65535 are allowed, such as [4011]"));
+            }
+            port
+        };
+        list.into_iter().flatten().filter_map(port).collect()
     }
 
     pub(super) fn offloads(&self, port: &PortConfig) -> OffloadSwitches {
@@ -42,6 +58,7 @@ impl Keys<'_> {
         OffloadSwitches {
             tso,
             uso: on("uso"),
+            udp_merge: on("udp_merge"),
             udp_gso: on("udp_gso"),
             udp_gro: on("udp_gro"),
             zero_copy: on("zero_copy"),

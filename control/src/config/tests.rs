@@ -105,6 +105,11 @@ fn an_error_names_file_key_fault_and_remedy() {
         ("min_wait", json!(-1), "a whole number from 0 to 1000"),
         ("io_uring", json!("auto"), "is \"auto\"; true or false is allowed"),
         ("offloads", json!(false), "an object of switches"),
+        ("raw_udp_ports", json!(67), "is 67; a list of UDP ports"),
+        ("raw_udp_ports", json!([67, 0]), "has 0; UDP ports from 1 to 65535"),
+        ("raw_udp_ports", json!(["dhcp"]), "has \"dhcp\"; UDP ports"),
+        ("raw_udp_ports", json!([65_536]), "has 65536"),
+        ("offloads", json!({"udp_merge": 1}), "\"offloads.udp_merge\": is 1; true or false"),
         ("offloads", json!({"tso": 0}), "\"offloads.tso\": is 0; true or false"),
         ("offloads", json!({"udp_gos": false}), "\"offloads.udp_gos\": is not a key of this program; did you mean"),
         ("offloads", json!({"stun": false}), "\"offloads.stun\": is not a key"),
@@ -142,17 +147,16 @@ fn an_error_names_file_key_fault_and_remedy() {
 fn everything_is_on_unless_it_is_off() {
     let config = Config::parse("x.json", &minimal().to_string()).unwrap();
     assert_eq!(config.io_uring, EngineChoice::Auto);
-    assert_eq!(
-        config.offloads,
-        OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: true, zero_copy: true }
-    );
+    let all = OffloadSwitches { tso: true, uso: true, udp_merge: true, udp_gso: true, udp_gro: true, zero_copy: true };
+    assert_eq!(config.offloads, all);
     let choices = [true, false].map(|on| with("io_uring", json!(on)).unwrap().io_uring);
     assert_eq!(choices, [EngineChoice::IoUring, EngineChoice::Calls]);
     let config = with("offloads", json!({ "udp_gro": false, "tso": true })).unwrap();
-    assert_eq!(
-        config.offloads,
-        OffloadSwitches { tso: true, uso: true, udp_gso: true, udp_gro: false, zero_copy: true }
-    );
+    assert_eq!(config.offloads, OffloadSwitches { udp_gro: false, ..all });
+    let config = with("offloads", json!({ "udp_merge": false })).unwrap();
+    assert_eq!(config.offloads, OffloadSwitches { udp_merge: false, ..all });
+    assert!(config.raw_udp_ports.is_empty());
+    assert_eq!(with("raw_udp_ports", json!([4011, 65_535])).unwrap().raw_udp_ports, [4011, 65_535]);
 }
 
 /// A directory with a key file, the config that names it, and the public key in it.

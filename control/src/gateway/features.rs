@@ -1,12 +1,15 @@
-//! What the kernel does for the gateway: tried at the start, switched off one by one, and told to people.
+//! What the kernel does for the gateway: tried at the start, switched off one by one, watched, and told to people.
 
 use std::net::UdpSocket;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use ipop_dataplane::ending::PeerCounters;
 use ipop_dataplane::feature::{EngineChoice, Feature, State};
+use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::port::Port;
+use ipop_dataplane::tap::{UdpTrial, try_on_loopback};
 use ipop_dataplane::underlay::{set_gro, try_trains};
-use ipop_dataplane::worker::Worker;
+use ipop_dataplane::worker::{Worker, WorkerStats, ZeroCopyPath};
 use tracing::{info, warn};
 
 use super::{Gateway, GatewayError, call};
@@ -29,8 +32,13 @@ pub(super) fn hint(config: &Config) -> &'static str {
 pub(super) struct KernelOffloads {
     tso: State,
     uso: State,
+    udp_merge: State,
     pub(super) udp_gso: State,
     udp_gro: State,
+    /// What workers may write.
+    pub(super) at_port: Offloads,
+    /// What people were last told, and when it had become so.
+    told: Vec<(Feature, Option<u64>)>,
 }
 
 impl KernelOffloads {
@@ -45,14 +53,29 @@ impl KernelOffloads {
         let allowed = |on: bool, state: State| if on { state } else { State::by_config() };
         let (tso, uso) = match port {
             Port::Tap(tap) => {
+                let known = tap.set_offloads(true, true)?;
                 let tso = if wanted.tso { tap.try_super_frames() } else { State::by_config() };
-                tap.set_offloads(tso.is_on(), wanted.uso)?;
-                let uso = if tap.offloads().uso { State::On } else { State::Off("not in this kernel".to_owned()) };
-                (tso, allowed(wanted.uso, uso))
+                let uso = match (wanted.uso, known) {
+                    (false, _) => UdpTrial::failed(State::by_config()),
+                    (_, false) => UdpTrial::failed(State::Off("not in this kernel".to_owned())),
+                    _ => tap.try_udp_super_frames(),
+                };
+                tap.set_offloads(tso.is_on(), uso.state.is_on())?;
+                (tso, uso)
             }
             // Others decide what comes from an interface, and the kernel cuts what its card cannot take.
-            Port::Packet(_) => (State::On, allowed(wanted.uso, State::On)),
+            Port::Packet(_) => {
+                let (tso, uso) = try_on_loopback();
+                (tso, if wanted.uso { uso } else { UdpTrial::failed(State::by_config()) })
+            }
         };
+        let UdpTrial { state: uso, max_datagrams, proven } = uso;
+        let udp_merge = match (wanted.udp_merge, uso.is_on()) {
+            (false, _) => State::by_config(),
+            (_, false) => State::Off("takes uso".to_owned()),
+            _ => State::On,
+        };
+        let at_port = Offloads { uso: uso.is_on(), max_datagrams, udp_merge: udp_merge.is_on(), uso_proven: proven };
         let trains = try_trains(config.listen);
         let udp_gro = allowed(wanted.udp_gro, trains.gro);
         if !udp_gro.is_on() {
@@ -62,13 +85,15 @@ impl KernelOffloads {
                 known.or_else(|error| if wanted.udp_gro { Ok(()) } else { Err(error) }).map_err(call("UDP_GRO"))?;
             }
         }
-        Ok(KernelOffloads { tso, uso, udp_gso: allowed(wanted.udp_gso, trains.gso), udp_gro })
+        let udp_gso = allowed(wanted.udp_gso, trains.gso);
+        Ok(KernelOffloads { tso, uso, udp_merge, udp_gso, udp_gro, at_port, told: Vec::new() })
     }
 
     fn list(&self) -> Vec<Feature> {
         vec![
             Feature::new("tso", self.tso.clone()),
             Feature::new("uso", self.uso.clone()),
+            Feature::new("udp_merge", self.udp_merge.clone()),
             Feature::new("udp_gso", self.udp_gso.clone()),
             Feature::new("udp_gro", self.udp_gro.clone()),
         ]
@@ -94,17 +119,77 @@ impl Gateway {
         }
     }
 
-    /// As they are now: a worker may have met a path that refuses trains.
-    pub(super) fn offloads(&self) -> Vec<Feature> {
+    /// As they are now: a worker may have met a path that refuses trains, or a port that refuses super-frames.
+    fn offloads(&self) -> Vec<Feature> {
         let mut list = self.offloads.list();
-        list.extend(self.workers.first().map(|worker| Feature::new("zero_copy", worker.engine.zero_copy.clone())));
-        if self.workers.iter().any(|worker| worker.stats.gso_refused.load(Ordering::Relaxed)) {
-            let reason = "a path refused a train, for want of checksum offload or because of IPsec";
-            list.iter_mut().filter(|feature| feature.name == "udp_gso" && feature.state.is_on()).for_each(|feature| {
-                feature.state = State::Off(reason.to_owned());
-            });
-        }
+        let mut stopped = |names: &[&str], refused: fn(&WorkerStats) -> &AtomicBool, reason: &str| {
+            let workers = self.workers.iter().filter(|worker| refused(&worker.stats).load(Relaxed)).count();
+            let all = workers == self.workers.len();
+            let state = match workers {
+                0 => return,
+                _ if all => State::Off(reason.to_owned()),
+                _ => State::Partly(format!("{reason}: not for {workers} of {} workers", self.workers.len())),
+            };
+            let these = list.iter_mut().filter(|feature| names.contains(&feature.name) && feature.state.is_on());
+            these.for_each(|feature| feature.state = state.clone());
+        };
+        let reason = "a path refused a train, for want of checksum offload or because of IPsec";
+        stopped(&["udp_gso"], |stats| &stats.gso_refused, reason);
+        stopped(&["uso", "udp_merge"], |stats| &stats.uso_refused, "the port refused a super-frame");
+        list.extend(self.workers.first().map(|worker| {
+            let state = match &worker.engine.zero_copy {
+                State::On => self.zero_copy_paths(),
+                state => state.clone(),
+            };
+            Feature::new("zero_copy", state)
+        }));
         list
+    }
+
+    /// Whether there is a path on which zero copy is of use.
+    fn zero_copy_paths(&self) -> State {
+        let unpack = |account: &PeerCounters| ZeroCopyPath::unpack(account.zero_copy.load(Relaxed));
+        let known = |path: &ZeroCopyPath| !matches!(path, ZeroCopyPath::Untried | ZeroCopyPath::Trying);
+        let paths = self.workers.iter().flat_map(|worker| worker.stats.peers.iter().map(|account| unpack(account)));
+        match paths.filter(known).max() {
+            Some(ZeroCopyPath::On) => State::On,
+            Some(_) => State::Partly("the kernel copies on every path so far; `ipop peers` tells of each".to_owned()),
+            None => State::Untested("tried on each path with the first large train; `ipop peers` tells".to_owned()),
+        }
+    }
+
+    /// Tells people what has changed; called once a second.
+    pub(super) fn look_at_offloads(&mut self, now_ms: u64) {
+        let now = self.offloads();
+        if self.offloads.told.is_empty() {
+            self.offloads.told = now.into_iter().map(|feature| (feature, None)).collect();
+            return;
+        }
+        for ((told, since), now) in self.offloads.told.iter_mut().zip(now) {
+            if *told == now {
+                continue;
+            }
+            let reason = now.state.reason().map(|reason| format!(": {reason}")).unwrap_or_default();
+            match (told.state.is_on(), now.state.is_on()) {
+                (true, false) => warn!("{} is off from now on{reason}", now.name),
+                (false, true) => info!("{} is on from now on{reason}", now.name),
+                _ => info!("{} is still {}{reason}", now.name, if now.state.is_on() { "on" } else { "off" }),
+            }
+            (*told, *since) = (now, Some(now_ms));
+        }
+    }
+
+    /// As they are now, and since when, if not since the start.
+    pub(super) fn shown_offloads(&self) -> Vec<report::Feature> {
+        let now_ms = self.now_ms();
+        let show = |now: Feature| {
+            let told = self.offloads.told.iter().find(|(told, _)| told.name == now.name);
+            // What nobody was told of yet is not a second old.
+            let since_ms = told.and_then(|(told, since)| if *told == now { *since } else { Some(now_ms) });
+            let changed_s = since_ms.map(|since_ms| now_ms.saturating_sub(since_ms) / 1000);
+            report::Feature { changed_s, ..report::Feature::from(&now) }
+        };
+        self.offloads().into_iter().map(show).collect()
     }
 
     pub(super) fn worker_status(&self) -> Vec<report::WorkerStatus> {

@@ -26,9 +26,9 @@ use ipop_dataplane::addr::{MacAddr, PeerId};
 use ipop_dataplane::ending::{Counters, Ending};
 use ipop_dataplane::event::{Events, Wake};
 use ipop_dataplane::mac_table::MacTable;
-use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{MIN_DATAGRAM, PeerTable, same_address};
-use ipop_dataplane::port::Port;
+use ipop_dataplane::port::{Port, PortMtu};
+use ipop_dataplane::raw_ports::RawPorts;
 use ipop_dataplane::tap::TapError;
 use ipop_dataplane::underlay::{self, KernelDrops, Underlay};
 use ipop_dataplane::worker::{Shared, Worker, WorkerConfig};
@@ -118,6 +118,8 @@ pub struct Gateway {
     // Workers end before the port and the sockets that they use go away.
     workers: Vec<Worker>,
     port: Port,
+    /// What the workers know of its MTU.
+    port_mtu: Arc<PortMtu>,
 }
 
 /// Runs a gateway until SIGTERM, SIGINT or SIGQUIT. `log` is where what it says ends up; `ready` is called once everything
@@ -233,7 +235,15 @@ impl Gateway {
         let links = links(&config, &identity);
         let limits = Arc::new(config.limits());
         let (table, writer) = MacTable::new(config.max_macs, seed);
-        let shared = Shared { macs: table, own_mac, claims: limits.claims.clone(), events: events.clone() };
+        let port_mtu = Arc::<PortMtu>::default();
+        port_mtu.set(port.mtu());
+        let shared = Shared {
+            macs: table,
+            own_mac,
+            port_mtu: port_mtu.clone(),
+            claims: limits.claims.clone(),
+            events: events.clone(),
+        };
         let mut gateway = Gateway {
             resolver: Resolver::new(identity.uid.clone(), own_mac, config.arp_expiry, config.arp_fresh, limits.clone()),
             macs: Macs::new(writer, config.mac_expiry, limits),
@@ -263,8 +273,10 @@ impl Gateway {
             confinement: Confinement::none(),
             workers: Vec::new(),
             port,
+            port_mtu,
             config,
         };
+        let raw_ports = Arc::new(RawPorts::with(&gateway.config.raw_udp_ports));
         gateway.published = Arc::new(gateway.peer_table());
         for (lane, socket) in sockets.drain(..).enumerate() {
             let worker = WorkerConfig {
@@ -277,7 +289,8 @@ impl Gateway {
                 flood_rate: gateway.config.flood_rate,
                 waiting: gateway.config.waiting,
                 epoch,
-                offloads: if gateway.config.offloads.uso { gateway.port.offloads() } else { Offloads::WITHOUT_USO },
+                offloads: gateway.offloads.at_port,
+                raw_ports: raw_ports.clone(),
                 engine: gateway.config.io_uring,
                 udp_gso: gateway.offloads.udp_gso.is_on(),
                 zero_copy: gateway.config.offloads.zero_copy,
@@ -296,6 +309,7 @@ impl Gateway {
         // Last: from here on guests' frames come in.
         if let (Port::Tap(tap), Some(bridge)) = (&gateway.port, gateway.config.port.bridge()) {
             gateway.follow_bridge_mtu(tap, bridge);
+            gateway.port_mtu.set(gateway.port.mtu());
             match tap.attach_to(bridge) {
                 // It may come later, and is looked for once a second.
                 Ok(_) | Err(TapError::NoBridge(_)) => {}

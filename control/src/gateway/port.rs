@@ -59,6 +59,7 @@ impl Gateway {
     pub(super) fn look_at_port(&mut self) -> Result<(), PacketError> {
         self.port.check()?;
         self.count_kernel_drops();
+        self.port_mtu.set(self.port.mtu());
         let down = !self.port.is_up();
         if down != self.port_down {
             self.port_down = down;

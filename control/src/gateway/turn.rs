@@ -2,11 +2,13 @@
 //!
 //! A turn is short, whatever waits: between any two the deadlines, the signals and the control socket are looked at.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use ipop_dataplane::addr::PeerId;
 use ipop_dataplane::ending::Ending;
 use ipop_dataplane::event::{LEARN_QUEUE_LEN, Notice};
+use ipop_dataplane::feature::words;
 use ipop_dataplane::forward::Learn;
 use ipop_dataplane::mac_table::Owner;
 use tracing::warn;
@@ -138,6 +140,11 @@ impl Gateway {
             Work::Notice(Notice::Roamed(peer, session, from)) => self.take_roaming(peer, session, from, now_ms),
             Work::Notice(Notice::Foreign(from, foreign)) => self.take_foreign(from, foreign, now_ms),
             Work::Notice(Notice::TooBig(peer)) => self.path_refused(peer, now_ms),
+            Work::Notice(Notice::ReceiveFails { port, errno }) => {
+                let what = if port { "reading from the port" } else { "receiving from peers" };
+                let error = words(&io::Error::from_raw_os_error(errno));
+                warn!("{what} keeps failing: {error}; it is tried again every second, and counted");
+            }
             Work::Notice(Notice::Failed(error)) => return Err(GatewayError::WorkerFailed(error)),
         }
         Ok(())
@@ -195,6 +202,7 @@ impl Gateway {
             self.look_at_address();
             self.look_at_port()?;
             self.name_overload(now_ms);
+            self.look_at_offloads(now_ms);
             self.throttle.tick(now_ms);
             if now_ms >= self.timers.knock_ms {
                 self.timers.knock_ms = now_ms + KNOCK_MS;

@@ -52,7 +52,7 @@ impl Gateway {
             },
             listen: self.config.listen.to_string(),
             address_missing: self.address_missing,
-            offloads: self.offloads().iter().map(report::Feature::from).collect(),
+            offloads: self.shown_offloads(),
             confinement: report::Confinement::from(&self.confinement),
             workers: self.worker_status(),
             peers: report::Usage { used: up, of: self.links.len() },

@@ -14,6 +14,7 @@ use std::io;
 use std::mem::zeroed;
 use std::os::fd::RawFd;
 use std::ptr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -111,22 +112,26 @@ impl Calls {
         }
     }
 
-    /// Waits for something to read, unless there is something to settle already, and reads it.
+    /// Waits for something to read, at most as long as this says, and reads it. Where something failed to come it is not to
+    /// be looked at for a while (`due`).
     fn receive(
         &mut self,
-        wait: bool,
+        at_most: Option<Duration>,
+        due: [bool; 2],
         port_pool: &mut BufferPool,
         underlay_pool: &mut BufferPool,
         done: &mut VecDeque<Completion>,
     ) -> io::Result<()> {
         // A negative descriptor is ignored (poll(2)): nothing is read without a buffer to read it into.
-        let only_if = |pool: &BufferPool, fd| if pool.vacant(0).is_some() { fd } else { -1 };
+        let only_if = |due: bool, pool: &BufferPool, fd| if due && pool.vacant(0).is_some() { fd } else { -1 };
         let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds =
-            [entry(only_if(port_pool, self.port)), entry(only_if(underlay_pool, self.underlay)), entry(self.wake)];
-        let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let timeout = if wait { ptr::null() } else { &raw const now };
-        // SAFETY: `fds` and `now` are alive.
+        let port = only_if(due[0], port_pool, self.port);
+        let underlay = only_if(due[1], underlay_pool, self.underlay);
+        let mut fds = [port, underlay, self.wake].map(entry);
+        let end = at_most
+            .map(|time| libc::timespec { tv_sec: time.as_secs() as libc::time_t, tv_nsec: time.subsec_nanos().into() });
+        let timeout = end.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: `fds` and `end` are alive.
         if unsafe { libc::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout, ptr::null()) } < 0 {
             return match Errno::last() {
                 Errno::EINTR => Ok(()),
@@ -233,8 +238,10 @@ impl Ring {
     /// What [`Ring::wait`] does where the kernel's ring does it otherwise: takes what has come, and sleeps until something
     /// comes if `wait`.
     pub(super) fn receive_by_calls(&mut self, wait: bool) -> io::Result<()> {
+        let at_most = if wait { self.pause() } else { Some(Duration::ZERO) };
+        let due = [&self.port_requests, &self.underlay_requests].map(|requests| requests.is_due(self.now_ms));
         let Engine::Calls(calls) = &mut self.queue.engine else { return Ok(()) };
-        calls.receive(wait, &mut self.port_pool, &mut self.underlay_pool, &mut self.queue.done)?;
+        calls.receive(at_most, due, &mut self.port_pool, &mut self.underlay_pool, &mut self.queue.done)?;
         self.reap()
     }
 }

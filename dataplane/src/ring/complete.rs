@@ -3,7 +3,8 @@
 use std::io;
 
 use super::queue::{Completion, Token};
-use super::{Arrival, Refusal, Ring};
+use super::receive::Receive;
+use super::{Arrival, Place, ReceiveFailure, Refusal, Ring};
 use crate::ending::Ending;
 
 impl Ring {
@@ -11,43 +12,45 @@ impl Ring {
         let Completion { token, result, buffer, more, notification, open } = completion;
         match token {
             Token::PortRead => {
-                self.port_armed &= more;
+                self.port_requests.armed &= more;
                 match (result, buffer) {
                     (len, Some(buffer)) if len >= 0 => {
                         let len = len as usize;
                         let at = self.port_pool.received(buffer, len, open);
                         let arrival = self.frame(buffer, at, len);
-                        self.arrivals.push(arrival);
+                        self.frames.push(arrival);
+                        self.port_requests.succeeded();
                     }
                     // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
                     // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
                     (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
-                        self.arrivals.push(Arrival::Lost(Ending::FrameMetadata));
+                        self.frames.push(Arrival::Lost(Ending::FrameMetadata));
                     }
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
                     // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
                     (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
-                    (code, _) if is_passing(code) => {}
+                    (code, _) if is_passing(code) => self.receive_failed(true, -code),
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
             Token::UnderlayReceive => {
-                self.underlay_armed &= more;
+                self.underlay_requests.armed &= more;
                 match (result, buffer) {
                     (len, Some(buffer)) if len >= 0 => {
                         let len = len as usize;
                         let at = self.underlay_pool.received(buffer, len, open);
-                        self.arrivals.push(Arrival::Train { buffer, at, len });
+                        self.trains.push(Place { buffer, at, len });
+                        self.underlay_requests.succeeded();
                     }
                     // Errors of earlier sends (ICMP) are reported here too; none of them ends the worker.
-                    (code, _) if code != -libc::EBADF && code != -libc::EINVAL => {}
+                    (code, _) if code != -libc::EBADF && code != -libc::EINVAL => self.receive_failed(false, -code),
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
             Token::Wake => {
                 self.wake_armed = false;
                 match result {
-                    0.. => self.arrivals.push(Arrival::Wake),
+                    0.. => self.woken = true,
                     code if is_passing(code) => {}
                     code => return Err(io::Error::from_raw_os_error(-code)),
                 }
@@ -56,6 +59,7 @@ impl Ring {
                 let id = self.sends.returned(number);
                 let slot = self.sends.get(&id);
                 if notification {
+                    self.unnotified = self.unnotified.saturating_sub(1);
                     self.zero_copy.notified(slot.peer, result);
                 } else {
                     let mut result = result;
@@ -71,7 +75,9 @@ impl Ring {
                     }
                 }
                 // Of a zero-copy send the kernel still reads; the notification will give the slot back.
-                if !more {
+                if more {
+                    self.unnotified += 1;
+                } else {
                     slot.clear(&mut self.port_pool);
                     self.sends.give_back(id);
                 }
@@ -92,9 +98,20 @@ impl Ring {
         }
         Ok(())
     }
+
+    /// A request that receives has ended without anything.
+    fn receive_failed(&mut self, port: bool, errno: i32) {
+        let requests: &mut Receive = if port { &mut self.port_requests } else { &mut self.underlay_requests };
+        let failure = requests.failed(self.now_ms);
+        // Said once when all buffers are in use, and for a signal.
+        let usual = [libc::ENOBUFS, libc::EAGAIN, libc::EINTR].contains(&errno);
+        if failure.lasting || !usual {
+            self.failures.push(ReceiveFailure { port, errno, tell: failure.tell });
+        }
+    }
 }
 
 /// Results of a read from the port that end neither the port nor the worker.
 fn is_passing(code: i32) -> bool {
-    [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR].contains(&code)
+    [-libc::ENOBUFS, -libc::EAGAIN, -libc::EINTR, -libc::ENOMEM].contains(&code)
 }

@@ -12,6 +12,7 @@ mod complete;
 mod message;
 mod pool;
 mod queue;
+mod receive;
 mod slots;
 mod submit;
 mod uring;
@@ -46,6 +47,7 @@ use crate::wire::ethernet::VLAN_TAG_LEN;
 use crate::wire::tag;
 use calls::Calls;
 use queue::{Engine, Token};
+use receive::Receive;
 
 const PORT: Fixed = Fixed(0);
 const UNDERLAY: Fixed = Fixed(1);
@@ -70,6 +72,8 @@ const WRITE_SLOTS: u16 = 256;
 const SQ_ENTRIES: u32 = 512;
 /// What does not fit waits in the kernel (`IORING_FEAT_NODROP`).
 const CQ_ENTRIES: u32 = 4096;
+/// How long the end of a ring waits for the kernel to have sent what it sends without a copy.
+const ZERO_COPY_PATIENCE: Duration = Duration::from_secs(1);
 /// Looking for the rest of a super-frame: its sender is at it.
 const SETTLE: Duration = Duration::from_micros(20);
 
@@ -81,17 +85,53 @@ const CONTROL_LEN: usize = 64;
 const AUXDATA_LEN: usize = 40;
 const _: () = assert!(AUXDATA_LEN >= VLAN_TAG_LEN);
 
-/// What the worker has to look at.
+/// What has come from the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrival {
-    /// `len` octets from the port, from `at` on in a buffer of the port's pool: virtio_net_hdr and frame.
-    Frame { buffer: u16, at: usize, len: usize },
+    /// Virtio_net_hdr and frame.
+    Frame(Place),
     /// The port had a frame, but it could not be taken.
     Lost(Ending),
-    /// A train from the underlay in a buffer of its pool; read it with [`Ring::train`].
-    Train { buffer: u16, at: usize, len: usize },
-    /// The control thread has something for the worker.
-    Wake,
+}
+
+/// Where something that has come lies: `len` octets in a buffer of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) buffer: u16,
+    pub(crate) at: usize,
+    pub(crate) len: usize,
+}
+
+/// What has come and was not fetched yet. It keeps its memory.
+struct Arrivals<T> {
+    list: Vec<T>,
+    /// The first that was not fetched.
+    next: usize,
+}
+
+impl<T: Copy> Arrivals<T> {
+    fn new() -> Arrivals<T> {
+        Arrivals { list: Vec::with_capacity(CQ_ENTRIES as usize), next: 0 }
+    }
+
+    fn push(&mut self, arrival: T) {
+        self.list.push(arrival);
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let arrival = self.list.get(self.next).copied();
+        self.next += usize::from(arrival.is_some());
+        // Moved to the front only now and then: there may be many of them.
+        if self.next == self.list.len() || self.next >= CQ_ENTRIES as usize {
+            self.list.drain(..self.next);
+            self.next = 0;
+        }
+        arrival
+    }
+
+    fn len(&self) -> usize {
+        self.list.len() - self.next
+    }
 }
 
 /// A send or a write that the kernel refused.
@@ -104,6 +144,16 @@ pub(crate) struct Refusal {
     pub(crate) errno: i32,
     /// It was a UDP super-frame.
     pub(crate) uso: bool,
+}
+
+/// An error where something should have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReceiveFailure {
+    /// True for the port, false for the underlay.
+    pub(crate) port: bool,
+    pub(crate) errno: i32,
+    /// It lasts, and people should be told.
+    pub(crate) tell: bool,
 }
 
 /// A received train: who sent it, where the datagrams lie in the buffer, how long each is (the last may be shorter).
@@ -155,14 +205,22 @@ pub(crate) struct Ring {
     pub(crate) underlay_pool: BufferPool,
     sends: Slots<SendSlot>,
     writes: Slots<WriteSlot>,
-    arrivals: Vec<Arrival>,
-    /// The first of them that was not fetched yet.
-    next: usize,
+    /// From the port, and from peers: two queues, since each direction has its share of a round.
+    frames: Arrivals<Arrival>,
+    trains: Arrivals<Place>,
+    /// The control thread has something for the worker.
+    woken: bool,
     refusals: Vec<Refusal>,
     pub(crate) zero_copy: ZeroCopy,
-    port_armed: bool,
-    underlay_armed: bool,
+    port_requests: Receive,
+    underlay_requests: Receive,
     wake_armed: bool,
+    /// Errors of those requests since they were last asked for.
+    failures: Vec<ReceiveFailure>,
+    /// The worker's clock, as of this round.
+    now_ms: u64,
+    /// Sends whose octets the kernel still reads, although they are done.
+    unnotified: usize,
     /// READ_MULTISHOT works (Linux 6.7); otherwise one read at a time.
     port_multishot: bool,
     spin: Spin,
@@ -224,13 +282,17 @@ impl Ring {
             underlay_pool,
             sends: Slots::new(SEND_SLOTS, SendSlot::new),
             writes: Slots::new(WRITE_SLOTS, WriteSlot::new),
-            arrivals: Vec::with_capacity(CQ_ENTRIES as usize),
-            next: 0,
+            frames: Arrivals::new(),
+            trains: Arrivals::new(),
+            woken: false,
             refusals: Vec::with_capacity(usize::from(SEND_SLOTS + WRITE_SLOTS)),
             zero_copy: ZeroCopy::new(if report.zero_copy.is_on() { peers } else { 0 }),
-            port_armed: false,
-            underlay_armed: false,
+            port_requests: Receive::default(),
+            underlay_requests: Receive::default(),
             wake_armed: false,
+            failures: Vec::with_capacity(4),
+            now_ms: 0,
+            unnotified: 0,
             port_multishot: report.features.iter().all(|f| f.name != uring::MULTISHOT_READ || f.state.is_on()),
             settle: Spin::new(if spin.is_zero() { spin } else { SETTLE }),
             spin: Spin::new(spin),
@@ -243,23 +305,26 @@ impl Ring {
 
     /// Submits everything, and takes what is done and what has arrived.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
-        self.arrivals.drain(..self.next);
-        self.next = 0;
         self.arm()?;
         self.submit_now()
     }
 
-    /// Arrivals that were not fetched yet: one batch.
-    pub(crate) fn waiting_arrivals(&self) -> usize {
-        self.arrivals.len() - self.next
+    /// Something has come that was not fetched yet.
+    pub(crate) fn has_arrivals(&self) -> bool {
+        self.woken || self.frames.len() + self.trains.len() > 0
+    }
+
+    /// The time, which the worker reads once per round.
+    pub(crate) fn set_now(&mut self, now_ms: u64) {
+        (self.now_ms, self.zero_copy.now_ms) = (now_ms, now_ms);
     }
 
     /// Waits for an arrival or a completion unless there is an arrival already: looks for a while, then sleeps.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
         if let Engine::Calls(_) = self.queue.engine {
-            return self.receive_by_calls(self.waiting_arrivals() == 0);
+            return self.receive_by_calls(!self.has_arrivals());
         }
-        if self.waiting_arrivals() > 0 {
+        if self.has_arrivals() {
             return Ok(());
         }
         if !self.is_armed() {
@@ -271,7 +336,7 @@ impl Ring {
         if spin.look(|| queue.has_work()) == Look::Found {
             return self.submit_now();
         }
-        self.queue.sleep(self.min_wait)?;
+        self.queue.sleep(self.min_wait, self.pause())?;
         self.spin.slept(begin.elapsed());
         self.reap()
     }
@@ -282,13 +347,13 @@ impl Ring {
         self.submit_now()?;
         if let Engine::Calls(_) = self.queue.engine {
             self.receive_by_calls(false)?;
-        } else if self.waiting_arrivals() == 0 {
+        } else if !self.has_arrivals() {
             let Ring { queue, settle, .. } = self;
             let look = settle.look(|| queue.has_work());
             settle.tried(look);
             self.submit_now()?;
         }
-        Ok(self.waiting_arrivals() > 0)
+        Ok(self.has_arrivals())
     }
 
     /// Submits everything now and takes back the slots that are done: for when the slots have run out in mid-batch.
@@ -307,11 +372,24 @@ impl Ring {
         self.gso_refused
     }
 
-    /// The next arrival of the batch. A buffer that it names has one reference, which the caller releases.
-    pub(crate) fn next_arrival(&mut self) -> Option<Arrival> {
-        let arrival = self.arrivals.get(self.next).copied();
-        self.next += usize::from(arrival.is_some());
-        arrival
+    /// The next arrival from the port. A buffer of its pool that it names has one reference, which the caller releases.
+    pub(crate) fn next_frame(&mut self) -> Option<Arrival> {
+        self.frames.pop()
+    }
+
+    /// The next train from the underlay, in a buffer of its pool, with the same rule; read it with [`Ring::train`].
+    pub(crate) fn next_train(&mut self) -> Option<Place> {
+        self.trains.pop()
+    }
+
+    /// True if the control thread has something for the worker; once.
+    pub(crate) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// The errors, since the last call, where something should have come.
+    pub(crate) fn receive_failures(&mut self) -> std::vec::Drain<'_, ReceiveFailure> {
+        self.failures.drain(..)
     }
 
     /// The sends and writes that failed since the last call.
@@ -344,13 +422,20 @@ impl Ring {
         self.sends.available()
     }
 
+    /// A frame that was gathered is not to be written.
+    pub(crate) fn forget_write(&mut self, id: SlotId) {
+        self.writes.get(&id).clear(&mut self.underlay_pool);
+        self.writes.give_back(id);
+    }
+
     /// Write slots that are free.
     pub(crate) fn free_writes(&self) -> usize {
         self.writes.available()
     }
 
     /// Reads the head of a received train. `None` if the kernel cut it off or the address is of no known family.
-    pub(crate) fn train(&self, buffer: u16, at: usize, len: usize) -> Option<Train> {
+    pub(crate) fn train(&self, place: Place) -> Option<Train> {
+        let Place { buffer, at, len } = place;
         let bytes = self.underlay_pool.bytes(buffer, at..at + len);
         let out = RecvMsgOut::parse(bytes, &self.receive).ok()?;
         if out.is_payload_truncated() {
@@ -365,17 +450,23 @@ impl Ring {
         })
     }
 
-    /// True if there is nothing to arm: it is armed, or there is no buffer to arm it with.
+    /// True if there is nothing to arm: it is armed, or there is no buffer to arm it with, or it is not to be yet.
     fn is_armed(&self) -> bool {
-        (self.port_armed || !self.port_pool.has_free())
-            && (self.underlay_armed || !self.underlay_pool.has_free())
+        let done = |requests: &Receive, pool: &BufferPool| !requests.is_due(self.now_ms) || !pool.has_free();
+        done(&self.port_requests, &self.port_pool)
+            && done(&self.underlay_requests, &self.underlay_pool)
             && self.wake_armed
+    }
+
+    /// How long a sleep may be, if something is to be armed then.
+    fn pause(&self) -> Option<Duration> {
+        [&self.port_requests, &self.underlay_requests].into_iter().filter_map(|it| it.pause(self.now_ms)).min()
     }
 
     /// A message from the port in a buffer: from a TAP it is the frame; from a packet socket the frame lies behind what the
     /// kernel tells of it, and gets its tag back.
     fn frame(&mut self, buffer: u16, at: usize, len: usize) -> Arrival {
-        let Some(receive) = &self.port_receive else { return Arrival::Frame { buffer, at, len } };
+        let Some(receive) = &self.port_receive else { return Arrival::Frame(Place { buffer, at, len }) };
         let end = at + len;
         let parsed = RecvMsgOut::parse(self.port_pool.bytes(buffer, at..end), receive).ok();
         // The kernel drops what does not fit, without a word in the length.
@@ -389,16 +480,16 @@ impl Ring {
         if let Some(tag) = tag
             && tag::restore(self.port_pool.bytes_mut(buffer, at - VLAN_TAG_LEN..end), tag)
         {
-            return Arrival::Frame { buffer, at: at - VLAN_TAG_LEN, len: frame_len + VLAN_TAG_LEN };
+            return Arrival::Frame(Place { buffer, at: at - VLAN_TAG_LEN, len: frame_len + VLAN_TAG_LEN });
         }
-        Arrival::Frame { buffer, at, len: frame_len }
+        Arrival::Frame(Place { buffer, at, len: frame_len })
     }
 
     fn arm(&mut self) -> io::Result<()> {
         if let Engine::Calls(_) = self.queue.engine {
             return Ok(());
         }
-        if !self.port_armed && self.port_pool.has_free() {
+        if self.port_requests.is_due(self.now_ms) && self.port_pool.has_free() {
             let entry = if let Some(receive) = &self.port_receive {
                 opcode::RecvMsgMulti::new(PORT, &**receive, PORT_GROUP).build()
             } else if self.port_multishot {
@@ -413,13 +504,13 @@ impl Ring {
             // SAFETY: the kernel writes only to buffers that it picks from the registered group; `port_receive` is boxed
             // and lives as long as the ring.
             unsafe { self.queue.push(entry, Token::PortRead)? };
-            self.port_armed = true;
+            self.port_requests.armed = true;
         }
-        if !self.underlay_armed && self.underlay_pool.has_free() {
+        if self.underlay_requests.is_due(self.now_ms) && self.underlay_pool.has_free() {
             let entry = opcode::RecvMsgMulti::new(UNDERLAY, &*self.receive, UNDERLAY_GROUP).build();
             // SAFETY: `receive` is boxed and lives as long as the ring; buffers as above.
             unsafe { self.queue.push(entry, Token::UnderlayReceive)? };
-            self.underlay_armed = true;
+            self.underlay_requests.armed = true;
         }
         if !self.wake_armed {
             let read = opcode::Read::new(WAKE, std::ptr::from_mut(&mut *self.wake_value).cast(), 8).build();
@@ -444,8 +535,29 @@ impl Drop for Ring {
         let Engine::Uring(io) = &self.queue.engine else { return };
         // Closing the descriptor ends requests some time later; this waits until none can write to our memory.
         let _ = io.submitter().register_sync_cancel(None, CancelBuilder::any());
+        self.wait_for_notifications();
+        let Engine::Uring(io) = &self.queue.engine else { return };
         // The kernel tears a ring down in the background and would keep the TAP alive meanwhile.
         let _ = io.submitter().unregister_files();
+    }
+}
+
+impl Ring {
+    /// A card, or a neighbour that is being looked for, may hold what was sent without a copy. Its memory must not be given to
+    /// anybody else, whose octets would then leave: so it waits, and what is held even then is never freed.
+    fn wait_for_notifications(&mut self) {
+        let begin = Instant::now();
+        let mut waits = true;
+        while waits {
+            // What was cancelled says so, as an error.
+            while self.reap().is_err() {}
+            let left = ZERO_COPY_PATIENCE.saturating_sub(begin.elapsed());
+            waits = self.unnotified > 0 && !left.is_zero() && self.queue.sleep(Duration::ZERO, Some(left)).is_ok();
+        }
+        if self.unnotified > 0 {
+            self.sends.leak();
+            self.port_pool.leak();
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 struct Map {
     at: NonNull<u8>,
     len: NonZeroUsize,
+    /// It stays when this is dropped.
+    kept: bool,
 }
 
 impl Map {
@@ -27,12 +29,15 @@ impl Map {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh private mapping, placed by the kernel, aliases nothing.
         let at = unsafe { mmap_anonymous(None, len, protection, MapFlags::MAP_PRIVATE) }?;
-        Ok(Map { at: at.cast(), len })
+        Ok(Map { at: at.cast(), len, kept: false })
     }
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // SAFETY: mapped in `new` with this length and not unmapped since.
         let _ = unsafe { munmap(self.at.cast(), self.len.get()) };
     }
@@ -93,6 +98,11 @@ impl BufferPool {
             pool.hand_over(buffer);
         }
         Ok(pool)
+    }
+
+    /// Lets the octets stay for ever.
+    pub(super) fn leak(&mut self) {
+        self.data.kept = true;
     }
 
     /// Address of the ring of entries, for registration.

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use io_uring::types::SubmitArgs;
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, squeue};
 
 use super::calls::Calls;
@@ -140,10 +140,13 @@ impl Queue {
         }
     }
 
-    /// Sleeps until there is a completion, but at least `min_wait`, unless there are many.
-    pub(super) fn sleep(&mut self, min_wait: Duration) -> io::Result<()> {
+    /// Sleeps until there is a completion, but at least `min_wait`, unless there are many, and for `at_most`.
+    pub(super) fn sleep(&mut self, min_wait: Duration, at_most: Option<Duration>) -> io::Result<()> {
         let Engine::Uring(io) = &mut self.engine else { return Ok(()) };
-        let result = if min_wait.is_zero() {
+        let result = if let Some(at_most) = at_most {
+            let end = Timespec::from(at_most);
+            io.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&end))
+        } else if min_wait.is_zero() {
             io.submit_and_wait(1)
         } else {
             let args = SubmitArgs::new().min_wait_usec(min_wait.as_micros() as u32);

@@ -63,6 +63,12 @@ impl<T> Slots<T> {
         self.free.push(id.0);
     }
 
+    /// Lets all of them stay for ever.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.slots));
+        self.free.clear();
+    }
+
     /// For a submission: the number that the completion will bring back.
     pub(super) fn lend(&mut self, id: SlotId) -> (u16, &mut T) {
         (id.0, &mut self.slots[usize::from(id.0)])

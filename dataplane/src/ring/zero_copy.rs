@@ -265,6 +265,69 @@ mod tests {
         assert_eq!(changes, [(PEER, Path::Refused(libc::EINVAL as u16, 0))]);
     }
 
+    /// While the kernel looks for a neighbour it keeps what is to be sent to it, without a copy. The ring ends meanwhile, and
+    /// others use memory of the same size; but what leaves then is what was sent.
+    #[test]
+    fn what_the_kernel_keeps_outlives_the_ring() {
+        let alone = std::thread::spawn(|| {
+            let ip = |words: &str| {
+                let done = std::process::Command::new("ip").args(words.split(' ')).status();
+                done.is_ok_and(|status| status.success())
+            };
+            if nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_err()
+                || !ip("link add d0 type veth peer name d1")
+            {
+                return eprintln!("not run: no network namespace of its own");
+            }
+            // Nobody answers at d1, which has no address.
+            for words in ["link set d1 up", "address add 10.98.0.1/24 dev d0", "link set d0 up"] {
+                assert!(ip(words), "{words}");
+            }
+            let near = UdpSocket::bind("10.98.0.1:0").unwrap();
+            let sniffer = crate::tap::packet_socket("d1").unwrap();
+            let (port, _end) = UnixDatagram::pair().unwrap();
+            let wake = nix::sys::eventfd::EventFd::new().unwrap();
+            let choice = EngineChoice::IoUring;
+            let setup = Setup {
+                port: PortKind::Tap,
+                waiting: Default::default(),
+                choice,
+                gso: true,
+                zero_copy: true,
+                peers: 2,
+            };
+            let files = Files { port: port.as_fd(), underlay: near.as_fd(), wake: wake.as_fd(), sources: Vec::new() };
+            let mut ring = Ring::new(files, setup).unwrap();
+            send(&mut ring, "10.98.0.2:5800".parse().unwrap(), LARGE, 0x77);
+            ring.submit().unwrap();
+            if ring.unnotified == 0 {
+                return eprintln!("not run: this kernel does not keep it: {:?}", ring.zero_copy.paths);
+            }
+            drop(ring);
+            // As somebody does who allocates what was freed.
+            let others: Vec<_> = (0..200).map(|_| vec![0xee_u8; crate::ring::slots::MAX_TRAIN]).collect();
+            assert!(ip("neighbour replace 10.98.0.2 lladdr 02:00:00:00:00:09 dev d0"));
+            let mut seen = 0;
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            let mut frame = vec![0; 70_000];
+            while seen < LARGE && std::time::Instant::now() < end {
+                match nix::unistd::read(&sniffer, &mut frame) {
+                    // Behind Ethernet, IP and UDP: a train, or one datagram of it.
+                    Ok(len) if frame[12..14] == [8, 0] && frame[23] == 17 => {
+                        assert!(frame[42..len].iter().all(|octet| *octet == 0x77), "octets of somebody else left");
+                        seen += len - 42;
+                    }
+                    Ok(_) => {}
+                    Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                }
+            }
+            // Unless it had given the neighbour up.
+            assert!(seen == 0 || seen == LARGE, "{seen}");
+            drop(others);
+        });
+        alone.join().unwrap();
+    }
+
     #[test]
     fn a_slot_is_the_kernels_until_the_notification() {
         let (mut ring, _far, _files) = ring();

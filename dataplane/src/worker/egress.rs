@@ -17,7 +17,8 @@ use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_H
 use crate::ending::{Ending, bump};
 use crate::event::{Event, EventBytes};
 use crate::forward::{self, RateLimit, Verdict};
-use crate::ring::{BufferPool, Sender};
+use crate::raw_ports::RawPorts;
+use crate::ring::{BufferPool, Place, Sender};
 use crate::wire::ethernet::ethertype;
 use crate::wire::ip::{IpLayout, UDP_CSUM_OFFSET, UdpHeader, protocol};
 use crate::wire::vnet::{self, PartialChecksum, VNET_HEADER_LEN};
@@ -39,14 +40,6 @@ pub(super) struct Egress {
     fragmented: u32,
     /// A frame whose checksum is finished here.
     finished: Box<[u8; 2048]>,
-}
-
-/// Where the port put a frame: a buffer of its pool, and the octets there of virtio_net_hdr and frame.
-#[derive(Clone, Copy)]
-pub(super) struct Place {
-    pub(super) buffer: u16,
-    pub(super) at: usize,
-    pub(super) len: usize,
 }
 
 /// A frame from the port, parsed and checked.
@@ -75,15 +68,14 @@ impl<'a> Parcel<'a> {
         Ok(Parcel { frame, vnet, csum, buffer, at: at + VNET_HEADER_LEN })
     }
 
-    /// True for UDP to a DHCP client with an unfinished checksum. Such clients read raw packets and check the sum
-    /// themselves (that is why lxc-net has a CHECKSUM rule for port 68), so it is finished before it leaves.
-    fn is_for_dhcp_client(&self) -> bool {
-        const CLIENT_PORTS: [u16; 2] = [68, 546];
+    /// True for UDP with an unfinished checksum for somebody who reads it raw. Such programs check the sum themselves (that
+    /// is why lxc-net has a CHECKSUM rule for port 68), so it is finished before it leaves.
+    fn is_read_raw(&self, raw: &RawPorts) -> bool {
         self.csum.is_some_and(|csum| csum.offset == UDP_CSUM_OFFSET)
             && IpLayout::locate(&self.frame).is_some_and(|layout| {
                 layout.protocol == protocol::UDP
                     && UdpHeader::ref_from_prefix(&self.frame.bytes[layout.l4..])
-                        .is_ok_and(|(udp, _)| CLIENT_PORTS.contains(&udp.dst_port.get()))
+                        .is_ok_and(|(udp, _)| raw.either([udp.src_port.get(), udp.dst_port.get()]))
             })
     }
 }
@@ -181,9 +173,9 @@ impl Egress {
     ) -> io::Result<Result<Option<usize>, Ending>> {
         if context.ring.free_sends() < SLOTS_PER_FRAME {
             self.flush(context)?;
-            context.ring.submit_now()?;
+            context.submit()?;
         }
-        let Context { ring, table, stats, lane, network, .. } = context;
+        let Context { ring, table, stats, lane, network, raw_ports, .. } = context;
         let (Some(view), Some(account)) = (table.get(peer), stats.peers.get(peer.index())) else {
             return Ok(Err(Ending::PeerDown));
         };
@@ -199,7 +191,7 @@ impl Egress {
         // A flow leaves from one socket, or its frames would overtake each other.
         let source = self.outboxes.source(&parcel.frame);
         let mut path = Path { view, outgoing, peer, source, lane: *lane, network: *network };
-        let outcome = self.append(&mut sender, &mut path, &parcel, offset)?;
+        let outcome = self.append(&mut sender, &mut path, &parcel, offset, raw_ports)?;
         // A super-frame counts once.
         if outcome == Ok(None) {
             bump(&account.tx_frames, 1);
@@ -214,6 +206,7 @@ impl Egress {
         path: &mut Path<'_>,
         parcel: &Parcel<'_>,
         from: usize,
+        raw: &RawPorts,
     ) -> io::Result<Result<Option<usize>, Ending>> {
         let (bytes, pool) = (parcel.frame.bytes, sender.pool);
         let capacity = path.capacity();
@@ -221,7 +214,7 @@ impl Egress {
             && let Some(prefix) = FramePrefix::new(bytes.len(), parcel.csum)
             && prefix.bytes().len() + bytes.len() <= capacity
         {
-            if parcel.is_for_dhcp_client() && bytes.len() <= self.finished.len() {
+            if parcel.is_read_raw(raw) && bytes.len() <= self.finished.len() {
                 return Ok(self.append_finished(sender, path, parcel)?.map(|()| None));
             }
             let need = prefix.bytes().len() + bytes.len();
@@ -237,15 +230,14 @@ impl Egress {
         }
         let outcome = match SuperFrame::new(&parcel.frame, &parcel.vnet) {
             Some(super_frame) => match super_frame.slice_len(capacity) {
-                _ if super_frame.transport == Transport::Udp && parcel.is_for_dhcp_client() => {
+                _ if super_frame.transport == Transport::Udp && parcel.is_read_raw(raw) => {
                     return self.append_datagram(sender, path, parcel, &super_frame, from, true);
                 }
                 Some(slice) => self.append_slices(sender, path, parcel, &super_frame, slice)?,
                 None if super_frame.transport == Transport::Udp => {
                     return self.append_datagram(sender, path, parcel, &super_frame, from, false);
                 }
-                None if parcel.vnet.gso() != vnet::GSO_NONE => Err(Ending::FrameMetadata),
-                None => self.append_pieces(sender, path, parcel)?,
+                None => Err(Ending::FrameMetadata),
             },
             // A super-frame that is not as we know it cannot be cut, and in pieces it would lose what it is.
             None if parcel.vnet.gso() != vnet::GSO_NONE => Err(Ending::FrameMetadata),
@@ -304,7 +296,7 @@ impl Egress {
     }
 
     /// The datagram at `from` in the payload of a UDP super-frame as a frame of its own, cut as `__udp_gso_segment()`
-    /// (net/ipv4/udp_offload.c) would, in pieces: for a path that one datagram does not fit, and for DHCP clients
+    /// (net/ipv4/udp_offload.c) would, in pieces: for a path that one datagram does not fit, and for those who read it raw
     /// (`finish`). Returns where the next one begins.
     fn append_datagram(
         &mut self,

@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 
 use super::handshakes::Handshakes;
 use super::pieces::{Found, Pieces, Put};
-use super::{Context, News, WorkerStats};
+use super::{Context, News, ROUND, WorkerStats};
 use crate::addr::PeerId;
 use crate::claims::{Claims, sum_is_harmless};
 use crate::datagram::fragment::{Outcome, Sender};
@@ -20,9 +20,8 @@ use crate::event::{Event, EventBytes, Events, Foreign, Notice};
 use crate::forward::{self, GroupMask, RateLimit};
 use crate::mac_table::MacTable;
 use crate::merge::UdpRun;
-use crate::offloads::Offloads;
 use crate::peers::{PeerTable, same_address};
-use crate::ring::{SlotId, Writer};
+use crate::ring::{Place, SlotId, Writer};
 use crate::session::Freshness;
 use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
@@ -37,7 +36,9 @@ const ROAMING_RATE: u64 = 4;
 pub(super) struct Ingress {
     pieces: Pieces,
     join: Option<Join>,
-    offloads: Offloads,
+    /// Frames since the worker last submitted; those of a super-frame, which is one write, are one.
+    frames: usize,
+    round_is_over: bool,
     handshakes: Handshakes,
     /// For each peer.
     roaming: Vec<RateLimit>,
@@ -69,20 +70,32 @@ struct Origin {
 }
 
 impl Ingress {
-    pub(super) fn new(peers: usize, workers: usize, offloads: Offloads) -> Ingress {
+    pub(super) fn new(peers: usize, workers: usize) -> Ingress {
         Ingress {
             pieces: Pieces::default(),
             join: None,
-            offloads,
+            frames: 0,
+            round_is_over: false,
             handshakes: Handshakes::new(peers, workers),
             roaming: (0..peers).map(|_| RateLimit::new(ROAMING_RATE)).collect(),
         }
     }
 
+    /// Begins to count frames.
+    pub(super) fn begin_round(&mut self) {
+        (self.frames, self.round_is_over) = (0, false);
+    }
+
+    /// True if there were enough of them.
+    pub(super) fn round_is_over(&self) -> bool {
+        self.round_is_over || self.frames >= ROUND
+    }
+
     /// Handles what one receive brought: datagrams of equal size from one address.
-    pub(super) fn train(&mut self, context: &mut Context<'_>, buffer: u16, at: usize, len: usize) -> io::Result<()> {
+    pub(super) fn train(&mut self, context: &mut Context<'_>, place: Place) -> io::Result<()> {
+        let buffer = place.buffer;
         // A datagram may be empty.
-        let Some(train) = context.ring.train(buffer, at, len).filter(|train| !train.range.is_empty()) else {
+        let Some(train) = context.ring.train(place).filter(|train| !train.range.is_empty()) else {
             context.count(Ending::DatagramTruncated);
             return Ok(());
         };
@@ -179,8 +192,11 @@ impl Ingress {
     fn records(&mut self, context: &mut Context<'_>, origin: Origin, range: Range<usize>) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
+            if self.frames >= ROUND {
+                self.end_round(context)?;
+            }
             if context.ring.free_writes() < SLOTS_PER_RECORD {
-                context.ring.submit_now()?;
+                context.submit()?;
             }
             let bytes = context.ring.underlay_pool.bytes(origin.buffer, at..range.end);
             let record = match Records::new(bytes).next() {
@@ -214,6 +230,16 @@ impl Ingress {
         Ok(())
     }
 
+    /// So many frames have come that what they have led to leaves now, also in the middle of a train. Of a super-frame, of
+    /// which more may come, nothing is written yet.
+    fn end_round(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.join.as_ref().is_some_and(|join| matches!(join.of, Joined::Datagrams { .. })) {
+            finish(&mut self.join, context)?;
+        }
+        (self.frames, self.round_is_over) = (0, true);
+        context.submit()
+    }
+
     fn frame(
         &mut self,
         context: &mut Context<'_>,
@@ -228,6 +254,7 @@ impl Ingress {
             Err(ending) => return Ok(Err(ending)),
         };
         let frame_at = range.end - frame.len();
+        self.frames += 1;
         if let Some(join) = &mut self.join
             && join.merge(writer, origin, frame_at..range.end, csum)
         {
@@ -237,6 +264,10 @@ impl Ingress {
             let held = ending == Ending::SourceIsLocal && self.hold(context, origin, frame_at..range.end, csum);
             return Ok(Err(if held { Ending::Held } else { ending }));
         }
+        let frame = context.ring.underlay_pool.bytes(origin.buffer, frame_at..range.end);
+        if !context.largest.holds(frame, frame.len()) {
+            return Ok(Err(Ending::PortTooBig));
+        }
         finish(&mut self.join, context)?;
         let mut writer = context.ring.writer();
         let Some(id) = writer.slots.take() else { return Ok(Err(Ending::WriteSlots)) };
@@ -244,10 +275,9 @@ impl Ingress {
         slot.peer = origin.peer;
         slot.begin(VNET_HEADER_LEN).copy_from_slice(VnetHeader::plain(csum).as_bytes());
         slot.append_buffer(writer.pool, origin.buffer, frame_at..range.end);
-        if self.offloads.uso
-            && self.offloads.udp_merge
+        if context.offloads.udp_merge
             && let Ok(frame) = Frame::parse(writer.pool.bytes(origin.buffer, frame_at..range.end))
-            && let Some(run) = UdpRun::start(&frame, csum)
+            && let Some(run) = UdpRun::start(&frame, csum, &context.raw_ports)
         {
             let of = Joined::Datagrams { run, buffer: origin.buffer, first: frame_at..range.end };
             self.join = Some(Join { slot: id, peer: origin.peer, lane: origin.lane, of });
@@ -294,7 +324,10 @@ impl Ingress {
             let slot = writer.slots.get(&join.slot);
             // Equal headers are one flow, whatever the sender says: nothing is ever joined across flows.
             let same = slot.own().get(VNET_HEADER_LEN..) == Some(slice.headers);
-            if same && slot.has_room() && run.extend(&slice, *header_len) {
+            // Of a stream there is no telling how many segments it is.
+            let few = run.transport == Transport::Tcp
+                || run.len + slice.payload.len() <= context.offloads.max_datagrams * usize::from(run.gso_size);
+            if same && few && slot.has_room() && run.extend(&slice, *header_len) {
                 slot.append_buffer(writer.pool, origin.buffer, payload_at..range.end);
                 return Ok(Ok(()));
             }
@@ -302,12 +335,17 @@ impl Ingress {
         let Ok(headers) = Headers::validate(slice.headers) else { return Ok(Err(Ending::SegmentMalformed)) };
         let Some(run) = Run::start(&slice, &headers) else { return Ok(Err(Ending::SegmentMalformed)) };
         let headers_range = payload_at - header_len..payload_at;
+        let raw = headers.transport() == Transport::Udp && context.raw_ports.either(headers.ports(slice.headers));
         // Where its sum is to stand is our own finding.
         if let Err(ending) = check(context, origin.peer, headers_range.clone(), origin.buffer, None) {
             return Ok(Err(ending));
         }
         finish(&mut self.join, context)?;
-        if headers.transport() == Transport::Udp && !self.offloads.uso {
+        self.frames += 1;
+        if headers.transport() == Transport::Udp
+            && (raw || !context.offloads.uso || run.datagrams() > context.offloads.max_datagrams)
+        {
+            self.frames += run.datagrams() - 1;
             return write_datagrams(context, origin, &headers, &run, headers_range.start..range.end);
         }
         let writer = context.ring.writer();
@@ -345,14 +383,21 @@ impl Ingress {
         };
         // What came before this frame is written before it.
         finish(&mut self.join, context)?;
-        context.ring.submit_now()?;
+        context.submit()?;
+        self.frames += 1;
         let (csum, bytes) = match record::parse_frame(flags, body) {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
         };
         let Context { macs, claims, groups, news, now, .. } = context;
         let verdict = check_frame((macs, claims, *groups), news, *now, origin.peer, bytes, csum);
-        Ok(verdict.and_then(|()| write_now(context, origin.peer, csum, bytes)))
+        Ok(verdict.and_then(|()| {
+            if context.largest.holds(bytes, bytes.len()) {
+                write_now(context, origin.peer, csum, bytes)
+            } else {
+                Err(Ending::PortTooBig)
+            }
+        }))
     }
 
     /// What has begun to come in pieces must wait for the rest elsewhere.
@@ -364,11 +409,6 @@ impl Ingress {
     /// True if the rest of a super-frame is still to come.
     pub(super) fn is_unfinished(&self) -> bool {
         self.join.as_ref().is_some_and(|join| matches!(&join.of, Joined::Slices { run, .. } if !run.last))
-    }
-
-    /// The port has refused a UDP super-frame as something that it does not know (EINVAL): no more of them.
-    pub(super) fn stop_uso(&mut self) {
-        (self.offloads.uso, self.offloads.udp_merge) = (false, false);
     }
 
     /// Step (12): the writes leave with the worker's next submission; what was being joined is complete now.
@@ -394,10 +434,16 @@ fn message(events: &Events, news: &mut News, peer: PeerId, body: &[u8], now_ms: 
 /// Queues the super-frame that is being joined.
 fn finish(join: &mut Option<Join>, context: &mut Context<'_>) -> io::Result<()> {
     let Some(join) = join.take() else { return Ok(()) };
+    let largest = context.largest;
     let mut writer = context.ring.writer();
     let slot = writer.slots.get(&join.slot);
     let (vnet, headers) = slot.own().split_at_mut(VNET_HEADER_LEN);
     match &join.of {
+        Joined::Slices { run, header_len, .. } if !largest.holds(headers, header_len + run.largest()) => {
+            context.ring.forget_write(join.slot);
+            context.count(Ending::PortTooBig);
+            return Ok(());
+        }
         Joined::Slices { run, headers: layout, .. } => {
             vnet.copy_from_slice(layout.patch(headers, run).as_bytes());
         }
@@ -439,8 +485,8 @@ impl Join {
     }
 }
 
-/// Step (12) for a slice of UDP at a port that takes no UDP super-frames: its datagrams, one by one. `range` has the
-/// headers and the payload.
+/// Step (12) for a slice of UDP that must not be a super-frame at the port: its datagrams, one by one. `range` has the headers
+/// and the payload.
 fn write_datagrams(
     context: &mut Context<'_>,
     origin: Origin,
@@ -450,9 +496,14 @@ fn write_datagrams(
 ) -> io::Result<Result<(), Ending>> {
     let payload_at = range.end - run.len;
     let size = usize::from(run.gso_size).max(1);
+    let header_len = payload_at - range.start;
+    let begin = context.ring.underlay_pool.bytes(origin.buffer, range.start..payload_at);
+    if !context.largest.holds(begin, header_len + run.largest()) {
+        return Ok(Err(Ending::PortTooBig));
+    }
     for offset in (0..run.len).step_by(size) {
         if context.ring.free_writes() == 0 {
-            context.ring.submit_now()?;
+            context.submit()?;
         }
         let mut writer = context.ring.writer();
         let Some(id) = writer.slots.take() else {
@@ -461,7 +512,7 @@ fn write_datagrams(
         };
         let slot = writer.slots.get(&id);
         slot.peer = origin.peer;
-        let own = slot.begin(VNET_HEADER_LEN + payload_at - range.start);
+        let own = slot.begin(VNET_HEADER_LEN + header_len);
         let (vnet, own) = own.split_at_mut(VNET_HEADER_LEN);
         own.copy_from_slice(writer.pool.bytes(origin.buffer, range.start..payload_at));
         let datagram = Run { offset: run.offset + offset, len: size.min(run.len - offset), ..*run };

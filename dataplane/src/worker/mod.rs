@@ -27,18 +27,21 @@ use crate::forward::GroupMask;
 use crate::mac_table::MacTable;
 use crate::offloads::Offloads;
 use crate::peers::{Mailbox, PeerTable};
-use crate::port::{self, PortKind};
-
+use crate::port::{self, LargestFrame, PortKind, PortMtu};
+use crate::raw_ports::RawPorts;
 use crate::ring::{Arrival, Files, Ring, Setup};
 use crate::underlay::Underlay;
 
 pub use crate::ring::{Waiting, ZeroCopyPath};
 
-use egress::{Egress, Place};
+use egress::Egress;
 use ingress::Ingress;
 use news::News;
 
-/// Batches that one batch may grow by, while each of them leaves a super-frame unfinished.
+/// Frames of each direction that are handled before what they have led to leaves: a frame is in nobody's way for longer, and
+/// neither direction in that of the other.
+const ROUND: usize = 256;
+/// Rounds that one round may grow by, while each of them leaves a super-frame unfinished.
 const SETTLE_ROUNDS: usize = 4;
 
 /// What a worker is told at its start.
@@ -64,6 +67,8 @@ pub struct WorkerConfig {
     pub epoch: Instant,
     /// What the port can do.
     pub offloads: Offloads,
+    /// UDP ports whose datagrams are left single.
+    pub raw_ports: Arc<RawPorts>,
     /// io_uring or system calls.
     pub engine: EngineChoice,
     /// Trains of datagrams are sent as one (UDP GSO).
@@ -89,6 +94,8 @@ pub struct WorkerStats {
     pub learn_lost: std::sync::atomic::AtomicU64,
     /// UDP GSO was refused on the way to some peer, and is not used any more.
     pub gso_refused: AtomicBool,
+    /// The port has refused a UDP super-frame, and gets none any more.
+    pub uso_refused: AtomicBool,
 }
 
 impl WorkerStats {
@@ -98,6 +105,7 @@ impl WorkerStats {
             peers: (0..peers).map(|_| CachePadded::default()).collect(),
             learn_lost: Default::default(),
             gso_refused: Default::default(),
+            uso_refused: Default::default(),
         }
     }
 }
@@ -124,6 +132,8 @@ pub struct Shared {
     pub macs: Arc<MacTable>,
     /// The MAC that the gateway asks stations from.
     pub own_mac: MacAddr,
+    /// The port's MTU.
+    pub port_mtu: Arc<PortMtu>,
     /// What each peer may claim, by its number.
     pub claims: Arc<[Claims]>,
     /// The queues to the control thread, and what each peer may put there.
@@ -244,6 +254,11 @@ struct Context<'a> {
     macs: Arc<MacTable>,
     own_mac: MacAddr,
     groups: GroupMask,
+    port_mtu: Arc<PortMtu>,
+    /// As of this round.
+    largest: LargestFrame,
+    offloads: Offloads,
+    raw_ports: Arc<RawPorts>,
     claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
@@ -257,6 +272,53 @@ struct Context<'a> {
 impl Context<'_> {
     fn count(&self, ending: Ending) {
         self.stats.counters.add(ending, 1);
+    }
+
+    /// Submits in the middle of a round.
+    fn submit(&mut self) -> io::Result<()> {
+        self.ring.submit_now()?;
+        self.account();
+        Ok(())
+    }
+
+    /// Counts what the kernel took and what it refused.
+    fn account(&mut self) {
+        let Context { ring, stats, news, offloads, .. } = self;
+        for (peer, (frames, octets)) in ring.written() {
+            ingress::account_delivery(stats, peer, frames, octets);
+        }
+        for refusal in ring.refusals() {
+            // What is asked of the port has been looked at, so the kernel cannot do it. But if it has been seen to, then it
+            // is about this frame alone.
+            if refusal.uso && refusal.errno == libc::EINVAL && !offloads.uso_proven {
+                (offloads.uso, offloads.udp_merge) = (false, false);
+                stats.uso_refused.store(true, Relaxed);
+            }
+            let ending = match (refusal.port, refusal.errno) {
+                (true, errno) => port::refusal(errno),
+                (false, libc::EMSGSIZE) => {
+                    news.push(Event::Notice(Notice::TooBig(refusal.peer)));
+                    Ending::SendTooBig
+                }
+                (false, libc::EAGAIN | libc::ENOBUFS) => Ending::SendQueueFull,
+                (false, _) => Ending::SendUnreachable,
+            };
+            stats.counters.add(ending, refusal.frames);
+        }
+        for failure in ring.receive_failures() {
+            stats.counters.add(if failure.port { Ending::PortReadFailed } else { Ending::ReceiveFailed }, 1);
+            if failure.tell {
+                news.push(Event::Notice(Notice::ReceiveFails { port: failure.port, errno: failure.errno }));
+            }
+        }
+        for (peer, path) in ring.zero_copy.changes() {
+            if let Some(account) = stats.peers.get(peer.index()) {
+                account.zero_copy.store(path.pack(), Relaxed);
+            }
+        }
+        if ring.gso_refused() {
+            stats.gso_refused.store(true, Relaxed);
+        }
     }
 }
 
@@ -288,6 +350,10 @@ impl<'a> State<'a> {
                 macs: shared.macs,
                 own_mac: shared.own_mac,
                 groups: config.groups,
+                largest: shared.port_mtu.largest(),
+                port_mtu: shared.port_mtu,
+                offloads: config.offloads,
+                raw_ports: config.raw_ports.clone(),
                 claims: shared.claims,
                 table,
                 stats,
@@ -298,7 +364,7 @@ impl<'a> State<'a> {
                 network: config.network,
             },
             egress: Egress::new(peers, sources, config.flood_rate),
-            ingress: Ingress::new(peers, config.workers, config.offloads),
+            ingress: Ingress::new(peers, config.workers),
             mailbox,
             epoch: config.epoch,
         }
@@ -308,21 +374,23 @@ impl<'a> State<'a> {
     fn run(&mut self, stopping: &AtomicBool) -> io::Result<()> {
         loop {
             self.context.ring.submit()?;
-            self.account();
+            self.context.account();
             self.context.ring.wait()?;
             self.mailbox.refresh(&mut self.context.table);
             self.context.now = Now { ms: self.epoch.elapsed().as_millis() as u64 };
-            self.context.ring.zero_copy.now_ms = self.context.now.ms;
-            let mut woken = self.batch()?;
+            self.context.ring.set_now(self.context.now.ms);
+            self.context.largest = self.context.port_mtu.largest();
+            let mut woken = self.round()?;
             // The next train brings the rest of a super-frame. Writing it whole is half the work for the bridge, and makes
             // half the acknowledgements.
             for _ in 0..SETTLE_ROUNDS {
                 if woken || !self.ingress.is_unfinished() || !self.context.ring.settle()? {
                     break;
                 }
+                self.context.account();
                 // What has just come may be in a session that began meanwhile.
                 self.mailbox.refresh(&mut self.context.table);
-                woken = self.batch()?;
+                woken = self.round()?;
             }
             self.ingress.flush(&mut self.context)?; // (12)
             self.context.news.signal(self.context.now);
@@ -332,59 +400,33 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Handles what has arrived; true if the control thread has woken it.
-    fn batch(&mut self) -> io::Result<bool> {
-        let mut woken = false;
-        // What comes meanwhile is another batch: the clock and the table of peers are looked at in between.
-        for _ in 0..self.context.ring.waiting_arrivals() {
-            let Some(arrival) = self.context.ring.next_arrival() else { break };
-            match arrival {
-                // (1) to (5)
-                Arrival::Frame { buffer, at, len } => {
-                    self.egress.frame(&mut self.context, Place { buffer, at, len })?;
-                    self.context.ring.port_pool.release(buffer);
+    /// Handles some of what has arrived; true if the control thread has woken it. What is left is another round: the clock and
+    /// the table of peers are looked at in between.
+    fn round(&mut self) -> io::Result<bool> {
+        let State { context, egress, ingress, .. } = self;
+        // (1) to (5)
+        for _ in 0..ROUND {
+            match context.ring.next_frame() {
+                Some(Arrival::Frame(place)) => {
+                    egress.frame(context, place)?;
+                    context.ring.port_pool.release(place.buffer);
                 }
-                Arrival::Lost(ending) => self.context.count(ending),
-                // (7) to (11)
-                Arrival::Train { buffer, at, len } => {
-                    self.ingress.train(&mut self.context, buffer, at, len)?;
-                    self.context.ring.underlay_pool.release(buffer);
-                }
-                Arrival::Wake => woken = true,
+                Some(Arrival::Lost(ending)) => context.count(ending),
+                None => break,
             }
         }
-        self.egress.flush(&mut self.context)?; // (6)
-        Ok(woken)
-    }
-
-    /// Counts what the kernel took and what it refused.
-    fn account(&mut self) {
-        let Context { ring, stats, news, .. } = &mut self.context;
-        for (peer, (frames, octets)) in ring.written() {
-            ingress::account_delivery(stats, peer, frames, octets);
+        egress.flush(context)?; // (6)
+        // (7) to (11)
+        ingress.begin_round();
+        while !ingress.round_is_over()
+            && let Some(place) = context.ring.next_train()
+        {
+            ingress.train(context, place)?;
+            context.ring.underlay_pool.release(place.buffer);
         }
-        for refusal in ring.refusals() {
-            if refusal.uso && refusal.errno == libc::EINVAL {
-                self.ingress.stop_uso();
-            }
-            let ending = match (refusal.port, refusal.errno) {
-                (true, errno) => port::refusal(errno),
-                (false, libc::EMSGSIZE) => {
-                    news.push(Event::Notice(Notice::TooBig(refusal.peer)));
-                    Ending::SendTooBig
-                }
-                (false, libc::EAGAIN | libc::ENOBUFS) => Ending::SendQueueFull,
-                (false, _) => Ending::SendUnreachable,
-            };
-            stats.counters.add(ending, refusal.frames);
-        }
-        for (peer, path) in ring.zero_copy.changes() {
-            if let Some(account) = stats.peers.get(peer.index()) {
-                account.zero_copy.store(path.pack(), Relaxed);
-            }
-        }
-        if ring.gso_refused() {
-            stats.gso_refused.store(true, Relaxed);
-        }
+        Ok(context.ring.take_woken())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,7 +23,7 @@ use ipop_dataplane::forward::GroupMask;
 use ipop_dataplane::mac_table::{MacEntry, MacKey, MacTable, Owner};
 use ipop_dataplane::offloads::Offloads;
 use ipop_dataplane::peers::{PeerTable, PeerView, session_index};
-use ipop_dataplane::port::PortKind;
+use ipop_dataplane::port::{PortKind, PortMtu};
 use ipop_dataplane::session::{Cipher, Incoming, KEY_LEN, Key, Outgoing};
 use ipop_dataplane::underlay::{self, Underlay};
 use ipop_dataplane::wire::VnetHeader;
@@ -43,6 +43,7 @@ pub struct Side {
     /// What the worker began with.
     pub table: Arc<PeerTable>,
     pub events: Arc<Events>,
+    pub port_mtu: Arc<PortMtu>,
 }
 
 pub const SOURCE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -106,6 +107,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
                 writer.insert(MacKey::new(vlan, mac), MacEntry { owner, moves: 0, seen: 0 }).unwrap();
             }
         }
+        let port_mtu = Arc::<PortMtu>::default();
         let events = Arc::new(Events::for_peers(Box::new(Nobody), 1));
         let (port, inner) = nix::sys::socket::socketpair(
             nix::sys::socket::AddressFamily::Unix,
@@ -130,16 +132,29 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             waiting,
             epoch: Instant::now(),
             offloads,
+            raw_ports: Arc::default(),
             engine,
             udp_gso,
             zero_copy: true,
         };
-        let shared =
-            Shared { macs, own_mac: Default::default(), claims: [Claims::default()].into(), events: events.clone() };
+        let shared = Shared {
+            macs,
+            own_mac: Default::default(),
+            port_mtu: port_mtu.clone(),
+            claims: [Claims::default()].into(),
+            events: events.clone(),
+        };
         let table = Arc::new(PeerTable::new(vec![view], None));
         let underlay = Underlay { listen: socket, sources };
         let worker = Worker::spawn(config, inner, underlay, shared, table.clone(), || Ok(()));
-        sides.push(Side { address: addresses[index], port, worker: worker.expect("it starts"), table, events });
+        sides.push(Side {
+            address: addresses[index],
+            port,
+            worker: worker.expect("it starts"),
+            table,
+            events,
+            port_mtu,
+        });
     }
     sides.try_into().ok().expect("two sides")
 }

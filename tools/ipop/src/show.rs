@@ -95,7 +95,8 @@ fn confinement(c: &Confinement, workers: &[WorkerStatus]) -> String {
 
 fn feature(f: &Feature) -> String {
     let reason = f.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    format!("{} {}{reason}", f.name, if f.on { "on" } else { "off" })
+    let since = f.changed_s.map_or(String::new(), |seconds| format!(", since {seconds} s"));
+    format!("{} {}{reason}{since}", f.name, if f.on { "on" } else { "off" })
 }
 
 fn counters(out: &mut String, stats: &impl serde::Serialize) {
@@ -279,9 +280,16 @@ mod tests {
 
     #[test]
     fn what_is_off_has_a_reason() {
-        let off = Feature { name: "multishot_read".into(), on: false, reason: Some("Invalid argument".into()) };
-        let on = Feature { name: "tso".into(), on: true, reason: None };
+        let off = Feature {
+            name: "multishot_read".into(),
+            on: false,
+            reason: Some("Invalid argument".into()),
+            changed_s: None,
+        };
+        let on = Feature { name: "tso".into(), on: true, reason: None, changed_s: None };
         assert_eq!(feature(&on), "tso on");
+        let later = Feature { changed_s: Some(7), ..off.clone() };
+        assert_eq!(feature(&later), "multishot_read off (Invalid argument), since 7 s");
         let mut status = WorkerStatus {
             cpu: Some(1),
             ports: vec![5800],
