@@ -23,7 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const MIB: usize = 1 << 20;
-const OFFLOADS: [&str; 5] = ["tso", "uso", "udp_gso", "udp_gro", "zero_copy"];
+const OFFLOADS: [&str; 6] = ["tso", "uso", "udp_merge", "udp_gso", "udp_gro", "zero_copy"];
 const IN_CONFIG: &str = "switched off in the config";
 
 fn all_off(config: &mut Value) {
@@ -117,8 +117,12 @@ fn one_by_one() -> Outcome {
         let segment = Segment::start_with(&Lab::builder(), |_, config| config["offloads"] = json!({ name: false }))?;
         let said = offloads(&segment, 0)?;
         let off: Vec<_> = said.iter().filter(|(_, on, _)| !on).map(|(name, ..)| name.as_str()).collect();
-        // Without trains there is nothing to send so.
-        let expected = if name == "udp_gso" { &["udp_gso", "zero_copy"][..] } else { &[name] };
+        let expected = match name {
+            // Without trains there is nothing to send so, and without super-frames nothing to merge datagrams into.
+            "udp_gso" => &["udp_gso", "zero_copy"][..],
+            "uso" => &["uso", "udp_merge"],
+            _ => &[name],
+        };
         ensure(off == expected, || format!("{name} was switched off: {said:?}"))?;
         let (c0, c1) = segment.pair()?;
         exchange(&c0, &c1, THERE, 1, 8 * MIB).map_err(|error| format!("without {name}: {error:?}"))?;
