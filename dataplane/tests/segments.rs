@@ -13,14 +13,17 @@ use ipop_dataplane::datagram::record::{Records, SEGMENT};
 use ipop_dataplane::datagram::segment::{Headers, Run, Slice, SuperFrame};
 use ipop_dataplane::wire::{Frame, VnetHeader, vnet};
 use proptest::prelude::*;
-use reference::{CWR, FIN, PSH, guests, reference};
+use reference::{CWR, FIN, PSH, guests, guests_of, reference};
 
 mod reference;
 
 /// Cuts as the sender does; each slice as the octets of its record.
 fn cut(frame: &[u8], header: &VnetHeader, slice: usize, number: u16) -> Option<Vec<Vec<u8>>> {
     let parsed = Frame::parse(frame).unwrap();
-    let super_frame = SuperFrame::new(&parsed, header)?;
+    Some(slices(&SuperFrame::new(&parsed, header)?, slice, number))
+}
+
+fn slices(super_frame: &SuperFrame<'_>, slice: usize, number: u16) -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     for offset in (0..super_frame.payload.len()).step_by(slice) {
         let len = slice.min(super_frame.payload.len() - offset);
@@ -29,7 +32,24 @@ fn cut(frame: &[u8], header: &VnetHeader, slice: usize, number: u16) -> Option<V
         record.extend_from_slice(&super_frame.payload[offset..offset + len]);
         records.push(record);
     }
-    Some(records)
+    records
+}
+
+/// Cuts a super-frame of more than 64 KiB as the sender does.
+fn cut_big(frame: &[u8], header: &VnetHeader, slice: usize) -> Vec<Vec<u8>> {
+    let parsed = Frame::parse(frame).unwrap();
+    let super_frame = SuperFrame::new(&parsed, header).unwrap();
+    assert!(super_frame.is_big());
+    let (mut records, mut from) = (Vec::new(), 0);
+    for number in 0.. {
+        let mut headers = [0; 255];
+        let Some(part) = super_frame.part(from, &mut headers) else { break };
+        assert!(!part.is_big());
+        records.extend(slices(&part, slice, number));
+        from += part.payload.len();
+    }
+    assert_eq!(from, super_frame.payload.len());
+    records
 }
 
 /// Joins as the receiver does: neighbours go into one frame, anything else starts a new one.
@@ -105,6 +125,19 @@ proptest! {
         let sent: usize = records.iter().zip(&lost).enumerate().filter(|(_, (_, lost))| !**lost)
             .map(|(i, _)| slice.min(guest.payload.len() - i * slice)).sum();
         prop_assert_eq!(arrived.values().sum::<usize>(), sent);
+    }
+
+    #[test]
+    fn what_ip_cannot_express_arrives_in_parts(guest in guests_of(65_560..524_000), slice in 256usize..9000) {
+        let (frame, header) = (guest.frame(), guest.vnet());
+        let expected = reference(&frame, &header, guest.l3(), guest.v6);
+        let forms = [Some((frame, header)), guest.v6.then(|| guest.with_jumbo_option())];
+        for (frame, header) in forms.into_iter().flatten() {
+            let joined = join(&cut_big(&frame, &header, slice));
+            prop_assert_eq!(joined.len(), guest.payload.len().div_ceil((65_535 - guest.headers_len()) / usize::from(guest.gso_size) * usize::from(guest.gso_size)));
+            let arrived: Vec<_> = joined.iter().flat_map(|(header, frame)| reference(frame, header, guest.l3(), guest.v6)).collect();
+            prop_assert_eq!(&arrived, &expected);
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn frame(data: &[u8]) -> bool {
             assert_eq!(ndp::is_solicitation(&again), ndp::is_solicitation(&frame));
         }
     }
-    if let Some(super_frame) = SuperFrame::new(&frame, &header) {
+    if let Some(super_frame) = SuperFrame::new(&frame, &header).filter(|super_frame| !super_frame.is_big()) {
         cut_and_join(&super_frame, 1400);
     }
     true

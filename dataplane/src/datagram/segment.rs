@@ -22,6 +22,9 @@
 //! TCP is a stream and may be cut anywhere. UDP is not: a slice has whole datagrams, each of gso_size octets of payload; only
 //! the super-frame's last may be shorter.
 //!
+//! A super-frame of TCP may be longer than 64 KiB where an interface's `gso_max_size` or `gro_max_size` allows it ("BIG TCP");
+//! it is made several that are not ([`SuperFrame::part`]), each with slices of its own.
+//!
 //! A frame that is no super-frame is never cut so, also if it is TCP and does not fit a datagram: headers of a cut frame are
 //! written anew, with a checksum that somebody finishes later, and a frame must arrive as it was. It travels in pieces
 //! ([`super::fragment`]).
@@ -32,13 +35,15 @@
 //! not the peer's to say ([`Headers::validate`], [`Headers::patch`]). What the port refuses all the same is the kernel's
 //! lack, not the peer's wish.
 
+mod big;
+
 use std::net::IpAddr;
 
 use zerocopy::byteorder::network_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::record::{RECORD_HEADER_LEN, RecordHeader, SEGMENT};
-use crate::wire::ethernet::{Frame, ethertype};
+use crate::wire::ethernet::{Frame, MAX_FRAME, ethertype};
 use crate::wire::ip::{self, IpLayout, Ipv4Header, TCP_CSUM_OFFSET, TCP_HEADER_LEN, TcpHeader, tcp_flags};
 use crate::wire::ip::{UDP_CSUM_OFFSET, UDP_HEADER_LEN, UdpHeader};
 use crate::wire::vnet::{self, PartialChecksum};
@@ -268,8 +273,7 @@ impl<'a> Slice<'a> {
         let (segment, rest) = SegmentHeader::ref_from_prefix(body).ok()?;
         let (headers, payload) = rest.split_at_checked(usize::from(segment.header_len))?;
         let (offset, gso_size) = (segment.offset.get(), segment.gso_size.get());
-        if payload.is_empty() || usize::from(offset) + payload.len() + headers.len() > crate::wire::ethernet::MAX_FRAME
-        {
+        if payload.is_empty() || usize::from(offset) + payload.len() + headers.len() > MAX_FRAME {
             return None;
         }
         Some(Slice {

@@ -63,10 +63,19 @@ const MAX_MESSAGE: usize = 17 * 4096;
 const _: () =
     assert!(MAX_MESSAGE >= 16 + AUXDATA_LEN + crate::wire::ethernet::MAX_FRAME + crate::wire::vnet::VNET_HEADER_LEN);
 const _: () = assert!(MAX_MESSAGE >= 65_535 + 16 + NAME_LEN + CONTROL_LEN);
-/// 2 MiB: enough for a batch, and small enough to stay in the cache, since the kernel uses buffers in turns.
-const BACK_TO_BACK: Layout = Layout { count: 4, len: 512 * 1024, min_left: MAX_MESSAGE };
+/// The largest message of a packet socket, in whole pages: an interface may be told to have super-frames of up to
+/// `GSO_MAX_SIZE` octets (include/linux/netdevice.h).
+const MAX_PACKET_MESSAGE: usize = 129 * 4096;
+const _: () = assert!(MAX_PACKET_MESSAGE >= MAX_MESSAGE + 7 * 65_535);
+/// 2 MiB that are used: enough for a batch, and small enough to stay in the cache, since the kernel uses buffers in turns. What is
+/// behind them is for a message that is longer than usual, and costs no memory until there is one.
+const fn back_to_back(largest: usize) -> Layout {
+    Layout { count: 4, len: 512 * 1024 - MAX_MESSAGE + largest, min_left: largest }
+}
 /// For kernels that cannot lay messages back to back.
-const ONE_EACH: Layout = Layout { count: 64, len: MAX_MESSAGE, min_left: 0 };
+const fn one_each(largest: usize) -> Layout {
+    Layout { count: 64, len: largest, min_left: 0 }
+}
 const SEND_SLOTS: u16 = 64;
 const WRITE_SLOTS: u16 = 256;
 const SQ_ENTRIES: u32 = 512;
@@ -245,9 +254,13 @@ impl Ring {
         let sockets: Vec<_> = [underlay].into_iter().chain(sources.clone()).collect();
         // In the order of their numbers.
         let files: Vec<_> = [port_file, underlay, wake].into_iter().chain(sources).collect();
+        let largest = match port {
+            PortKind::Tap => MAX_MESSAGE,
+            PortKind::Packet => MAX_PACKET_MESSAGE,
+        };
         let opened = match choice {
             EngineChoice::Calls => Err("switched off in the config".to_owned()),
-            _ => uring::open(&files, [PORT_GROUP, UNDERLAY_GROUP]),
+            _ => uring::open(&files, [(PORT_GROUP, largest), (UNDERLAY_GROUP, MAX_MESSAGE)]),
         };
         let mut spin = waiting.spin;
         let mut min_wait = Duration::ZERO;
@@ -269,7 +282,7 @@ impl Ring {
                 spin = Duration::ZERO;
                 let zero_copy = if zero_copy { State::Off("takes io_uring".to_owned()) } else { State::by_config() };
                 let report = feature::Engine { no_io_uring: Some(reason), zero_copy, features: Vec::new() };
-                let pools = [BufferPool::new(ONE_EACH)?, BufferPool::new(ONE_EACH)?];
+                let pools = [BufferPool::new(one_each(largest))?, BufferPool::new(one_each(MAX_MESSAGE))?];
                 (Engine::Calls(Calls::new(port, [port_file, underlay, wake])), pools, report)
             }
         };

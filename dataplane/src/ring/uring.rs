@@ -19,7 +19,7 @@ use io_uring::{IoUring, Probe, opcode, squeue};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 use super::pool::{BufferPool, Layout};
-use super::{BACK_TO_BACK, CONTROL_LEN, CQ_ENTRIES, NAME_LEN, ONE_EACH, SQ_ENTRIES};
+use super::{CONTROL_LEN, CQ_ENTRIES, NAME_LEN, SQ_ENTRIES, back_to_back, one_each};
 use crate::feature::{Feature, State, words};
 
 /// Name of the feature that [`super::Ring`] asks for.
@@ -40,8 +40,8 @@ pub(super) struct Opened {
     pub(super) zero_copy: State,
 }
 
-/// A ring over `files` with a pool of buffers for each group, or what is missing for good.
-pub(super) fn open(files: &[RawFd], groups: [u16; 2]) -> Result<Opened, String> {
+/// A ring over `files` with a pool of buffers for each group and its largest message, or what is missing for good.
+pub(super) fn open(files: &[RawFd], groups: [(u16, usize); 2]) -> Result<Opened, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {}", words(&error));
     let (io, deferred) = set_up(SQ_ENTRIES, CQ_ENTRIES, Begin::Disabled).map_err(|error| words(&error))?;
     let mut probe = Probe::new();
@@ -56,18 +56,19 @@ pub(super) fn open(files: &[RawFd], groups: [u16; 2]) -> Result<Opened, String> 
             return Err(format!("this kernel's has no {name}"));
         }
     }
-    let make = |layout| -> io::Result<[BufferPool; 2]> {
-        let pools = [BufferPool::new(layout)?, BufferPool::new(layout)?];
-        for (pool, group) in pools.iter().zip(groups) {
+    let make = |layout: fn(usize) -> Layout| -> io::Result<[BufferPool; 2]> {
+        let [first, second] = groups.map(|(_, largest)| BufferPool::new(layout(largest)));
+        let pools = [first?, second?];
+        for (pool, (group, _)) in pools.iter().zip(groups) {
             register(&io, group, pool)?;
         }
         Ok(pools)
     };
-    let (pools, back_to_back) = match make(BACK_TO_BACK) {
+    let (pools, back_to_back) = match make(back_to_back) {
         Ok(pools) => (pools, State::On),
         // An unknown flag, or a field that should be zero.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            (make(ONE_EACH).map_err(failed("provided buffers"))?, State::Off(words(&error)))
+            (make(one_each).map_err(failed("provided buffers"))?, State::Off(words(&error)))
         }
         Err(error) => return Err(failed("provided buffers")(error)),
     };
@@ -229,6 +230,9 @@ mod tests {
     use io_uring::types::Fixed;
 
     use super::*;
+    use crate::ring::{MAX_MESSAGE, MAX_PACKET_MESSAGE};
+
+    const GROUPS: [(u16, usize); 2] = [(0, MAX_PACKET_MESSAGE), (1, MAX_MESSAGE)];
 
     /// These run where io_uring works, as here it must for the rest of the product to be tested.
     #[test]
@@ -242,12 +246,12 @@ mod tests {
     fn all_is_there() {
         let (near, far) = std::os::unix::net::UnixDatagram::pair().unwrap();
         far.send(b"trial").unwrap();
-        let mut opened = open(&[near.as_raw_fd()], [0, 1]).unwrap();
+        let mut opened = open(&[near.as_raw_fd()], GROUPS).unwrap();
         assert!(opened.features.iter().all(|feature| feature.state == State::On), "{:?}", opened.features);
         assert_eq!(opened.zero_copy, State::On);
         only_what_a_worker_needs(&mut opened.io, near.as_raw_fd());
         // A descriptor that is none.
-        let error = open(&[i32::MAX], [0, 1]).map(|_| ()).unwrap_err();
+        let error = open(&[i32::MAX], GROUPS).map(|_| ()).unwrap_err();
         assert_eq!(error, "registered files: Bad file descriptor");
     }
 

@@ -151,10 +151,19 @@ pub struct IpLayout {
     pub end: usize,
 }
 
+/// How long a packet is, of which `available` octets are there, and whose length field does not count `before` octets.
+fn stated_len(field: U16, before: usize, available: usize) -> usize {
+    match usize::from(field.get()) {
+        0 if available > before + 65_535 => available,
+        len => before + len,
+    }
+}
+
 impl IpLayout {
     /// Finds the transport header. `None` if this is no IP packet, a fragment, or one that is cut short.
     ///
-    /// A super-frame longer than 65 535 octets cannot occur: the TAP's `gso_max_size` forbids it.
+    /// A TCP super-frame may be longer than the length fields can say ("BIG TCP"): they are 0 then (`iph_set_totlen()` in
+    /// include/linux/ip.h; RFC 2675 for IPv6), and the packet ends with the frame.
     pub fn locate(frame: &Frame<'_>) -> Option<IpLayout> {
         match frame.ethertype {
             ethertype::IPV4 => Self::locate_v4(frame),
@@ -166,7 +175,7 @@ impl IpLayout {
     fn locate_v4(frame: &Frame<'_>) -> Option<IpLayout> {
         let (ip, _) = Ipv4Header::ref_from_prefix(frame.payload()).ok()?;
         let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
-        let total_len = usize::from(ip.total_len.get());
+        let total_len = stated_len(ip.total_len, 0, frame.payload().len());
         // More-fragments flag or an offset: the transport header is not here, or not alone.
         let fragmented = ip.fragment.get() & 0x3fff != 0;
         let fits = header_len >= IPV4_HEADER_LEN && header_len <= total_len && total_len <= frame.payload().len();
@@ -181,7 +190,7 @@ impl IpLayout {
 
     fn locate_v6(frame: &Frame<'_>) -> Option<IpLayout> {
         let (ip, _) = Ipv6Header::ref_from_prefix(frame.payload()).ok()?;
-        let end = IPV6_HEADER_LEN + usize::from(ip.payload_len.get());
+        let end = stated_len(ip.payload_len, IPV6_HEADER_LEN, frame.payload().len());
         if ip.version_class_flow.get() >> 28 != 6 || end > frame.payload().len() {
             return None;
         }

@@ -163,7 +163,8 @@ impl Egress {
         Ok(Ok(()))
     }
 
-    /// The same from `offset` in the payload of a super-frame on; where the rest begins, if that was not all.
+    /// The same from `offset` in the payload of a super-frame on; where the rest begins, if that was not all. A super-frame of
+    /// more than 64 KiB goes out in parts.
     fn post_from(
         &mut self,
         context: &mut Context<'_>,
@@ -229,11 +230,17 @@ impl Egress {
             return Ok(Ok(None));
         }
         let outcome = match SuperFrame::new(&parcel.frame, &parcel.vnet) {
+            Some(super_frame) if super_frame.is_big() => {
+                return self.append_part(sender, path, parcel, &super_frame, from);
+            }
             Some(super_frame) => match super_frame.slice_len(capacity) {
                 _ if super_frame.transport == Transport::Udp && parcel.is_read_raw(raw) => {
                     return self.append_datagram(sender, path, parcel, &super_frame, from, true);
                 }
-                Some(slice) => self.append_slices(sender, path, parcel, &super_frame, slice)?,
+                Some(slice) => {
+                    let payload_at = parcel.at + super_frame.headers.len();
+                    self.append_slices(sender, path, (parcel.buffer, payload_at), &super_frame, slice)?
+                }
                 None if super_frame.transport == Transport::Udp => {
                     return self.append_datagram(sender, path, parcel, &super_frame, from, false);
                 }
@@ -267,17 +274,38 @@ impl Egress {
         Ok(Ok(()))
     }
 
-    /// Slices of equal size, headers copied and payload gathered, so that they leave as one GSO send.
-    fn append_slices(
+    /// As much of a super-frame of more than 64 KiB as fits a smaller one, from `from` in its payload on. Returns where the
+    /// rest begins.
+    fn append_part(
         &mut self,
         sender: &mut Sender<'_>,
         path: &mut Path<'_>,
         parcel: &Parcel<'_>,
         super_frame: &SuperFrame<'_>,
+        from: usize,
+    ) -> io::Result<Result<Option<usize>, Ending>> {
+        let mut headers = [0; MAX_HEADERS];
+        let part = super_frame.part(from, &mut headers);
+        let Some((part, slice)) = part.and_then(|part| Some((part, part.slice_len(path.capacity())?))) else {
+            return Ok(Err(Ending::FrameMetadata));
+        };
+        let payload_at = parcel.at + super_frame.headers.len() + from;
+        let outcome = self.append_slices(sender, path, (parcel.buffer, payload_at), &part, slice)?;
+        let next = from + part.payload.len();
+        Ok(outcome.map(|()| (next < super_frame.payload.len()).then_some(next)))
+    }
+
+    /// Slices of equal size, headers copied and payload gathered, so that they leave as one GSO send. The payload lies in a
+    /// buffer of the port's pool, from a place there on.
+    fn append_slices(
+        &mut self,
+        sender: &mut Sender<'_>,
+        path: &mut Path<'_>,
+        (buffer, payload_at): (u16, usize),
+        super_frame: &SuperFrame<'_>,
         slice: usize,
     ) -> io::Result<Result<(), Ending>> {
         let (prefix, pool) = (super_frame.prefix_len(), sender.pool);
-        let payload_at = parcel.at + super_frame.headers.len();
         let number = self.super_frames;
         self.super_frames = number.wrapping_add(1);
         for offset in (0..super_frame.payload.len()).step_by(slice) {
@@ -289,7 +317,7 @@ impl Egress {
             if len <= COPY_MAX {
                 slot.append_copy(&super_frame.payload[offset..offset + len]);
             } else {
-                slot.append_buffer(pool, parcel.buffer, from..from + len);
+                slot.append_buffer(pool, buffer, from..from + len);
             }
         }
         Ok(Ok(()))

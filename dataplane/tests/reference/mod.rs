@@ -48,16 +48,18 @@ impl Guest {
         }
         f.extend_from_slice(if self.v6 { &[0x86, 0xdd] } else { &[0x08, 0x00] });
         let tcp_len = 20 + 4 * self.option_words + self.payload.len();
+        // What the field cannot say is 0.
+        let length = |octets: usize| u16::try_from(octets).unwrap_or(0).to_be_bytes();
         if self.v6 {
             f.extend_from_slice(&[0x60, 0, 0, 0]);
-            f.extend_from_slice(&(tcp_len as u16).to_be_bytes());
+            f.extend_from_slice(&length(tcp_len));
             f.extend_from_slice(&[6, 64]);
             f.extend_from_slice(&[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3]);
             f.extend_from_slice(&[0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 4]);
         } else {
             let at = f.len();
             f.extend_from_slice(&[0x45, 0]);
-            f.extend_from_slice(&(20 + tcp_len as u16).to_be_bytes());
+            f.extend_from_slice(&length(20 + tcp_len));
             f.extend_from_slice(&self.ip_id.to_be_bytes());
             f.extend_from_slice(&[0x40, 0, 64, 6, 0, 0, 10, 0, 3, 3, 10, 0, 3, 104]);
             let sum = !sum16(&f[at..at + 20], 0);
@@ -72,6 +74,16 @@ impl Guest {
         let partial = pseudo(&f, self.l3(), self.v6, tcp_len);
         f[tcp + 16..tcp + 18].copy_from_slice(&partial.to_be_bytes());
         f
+    }
+
+    /// The frame and its metadata with the hop-by-hop header that has the length of a long IPv6 packet (RFC 2675).
+    pub fn with_jumbo_option(&self) -> (Vec<u8>, VnetHeader) {
+        let (mut frame, mut vnet, at) = (self.frame(), self.vnet(), self.l4());
+        let length = (frame.len() - at + 8) as u32;
+        frame[self.l3() + 6] = 0;
+        frame.splice(at..at, [&[6, 0, 0xc2, 4][..], &length.to_be_bytes()].concat());
+        vnet.csum_start.set(vnet.csum_start.get() + 8);
+        (frame, vnet)
     }
 
     pub fn vnet(&self) -> VnetHeader {
@@ -144,7 +156,11 @@ pub fn reference(frame: &[u8], header: &VnetHeader, l3: usize, v6: bool) -> Vec<
 }
 
 pub fn guests() -> impl Strategy<Value = Guest> {
-    let payload = (1usize..64_000, any::<u8>()).prop_map(|(len, salt)| {
+    guests_of(1..64_000)
+}
+
+pub fn guests_of(len: std::ops::Range<usize>) -> impl Strategy<Value = Guest> {
+    let payload = (len, any::<u8>()).prop_map(|(len, salt)| {
         (0..len).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] ^ salt).collect::<Vec<u8>>()
     });
     let flags = (any::<[bool; 4]>()).prop_map(|[fin, psh, ece, cwr]| {
