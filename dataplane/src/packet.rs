@@ -17,7 +17,6 @@ use std::time::Instant;
 use afpacket::sync::RawPacketStream;
 
 use crate::addr::MacAddr;
-use crate::wire::vnet::VNET_HEADER_LEN;
 use crate::{PATIENCE, PAUSE, interface};
 
 // A packet socket's virtio_net_hdr is in the byte order of the host (`vio_le()` in net/packet/af_packet.c), the TAP's and
@@ -193,9 +192,7 @@ fn open(name: &str) -> Result<OwnedFd, (&'static str, io::Error)> {
     stream.set_non_blocking().map_err(|e| ("O_NONBLOCK", e))?;
     // No PACKET_QDISC_BYPASS: that way the kernel drops a super-frame for an interface that does not segment it by itself
     // (`__dev_direct_xmit()` in net/core/dev.c), and every frame while the interface's queue is full.
-    let header = VNET_HEADER_LEN as libc::c_int;
-    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR_SZ, header)
-        .map_err(|e| ("PACKET_VNET_HDR_SZ (of Linux 6.4)", e))?;
+    set_option(&socket, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1).map_err(|e| ("PACKET_VNET_HDR", e))?;
     set_option(&socket, libc::SOL_PACKET, libc::PACKET_AUXDATA, 1).map_err(|e| ("PACKET_AUXDATA", e))?;
     for (force, plain) in [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)] {
         // Without CAP_NET_ADMIN the kernel caps the size at net.core.[rw]mem_max; that is slower, not wrong.

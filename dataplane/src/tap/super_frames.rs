@@ -46,8 +46,6 @@ const DATAGRAM: usize = 100;
 const MOST_DATAGRAMS: [usize; 2] = [MAX_DATAGRAMS, 64];
 const ETHERNET: [u8; 12] = [0x02, 0x49, 0x50, 0x4f, 0x50, 0x02, 0x02, 0x49, 0x50, 0x4f, 0x50, 0x01];
 const BUFFER: usize = 17 * 4096;
-/// `struct virtio_net_hdr` of a packet socket, in the byte order of the host.
-const HOST_HEADER_LEN: usize = 10;
 
 /// What became of super-frames of UDP.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,7 +150,7 @@ impl Tap {
         let end = Instant::now() + PATIENCE;
         while wait(std::slice::from_ref(socket), end) {
             while let Ok(len) = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                let Some((header, arrived)) = buffer[..len].split_at_checked(HOST_HEADER_LEN) else { continue };
+                let Some((header, arrived)) = buffer[..len].split_at_checked(VNET_HEADER_LEN) else { continue };
                 if arrived == frame && header[1..6] == host_header(vnet)[1..6] {
                     return Ok(());
                 }
@@ -268,14 +266,12 @@ fn super_frame(v6: bool, kind: Kind) -> (VnetHeader, Vec<u8>) {
         gso_size: U16::new(segment as u16),
         csum_start: U16::new(start as u16),
         csum_offset: U16::new(csum_offset),
-        num_buffers: U16::new(0),
     };
     (vnet, frame)
 }
 
-/// The same header for a packet socket.
-fn host_header(vnet: &VnetHeader) -> [u8; HOST_HEADER_LEN] {
-    const _: () = assert!(VNET_HEADER_LEN == HOST_HEADER_LEN + 2);
+/// The same header for a packet socket, whose is in the byte order of the host.
+fn host_header(vnet: &VnetHeader) -> [u8; VNET_HEADER_LEN] {
     let mut header = [vnet.flags, vnet.gso_type, 0, 0, 0, 0, 0, 0, 0, 0];
     let fields = [vnet.hdr_len, vnet.gso_size, vnet.csum_start, vnet.csum_offset];
     for (place, field) in header[2..].chunks_exact_mut(2).zip(fields) {

@@ -1,5 +1,5 @@
-//! The `virtio_net_hdr` in front of every frame on a TAP opened with `IFF_VNET_HDR`
-//! (VIRTIO 1.2, 5.1.6; include/uapi/linux/virtio_net.h).
+//! The `virtio_net_hdr` in front of every frame on a TAP opened with `IFF_VNET_HDR` and on a packet socket with
+//! `PACKET_VNET_HDR` (VIRTIO 1.2, 5.1.6; include/uapi/linux/virtio_net.h).
 
 use zerocopy::byteorder::little_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -19,7 +19,8 @@ pub const GSO_UDP_L4: u8 = 5;
 /// `VIRTIO_NET_HDR_GSO_ECN`: the first segment carries CWR.
 pub const GSO_ECN: u8 = 0x80;
 
-/// `struct virtio_net_hdr_v1`, little-endian (`TUNSETVNETLE`), 12 octets (`TUNSETVNETHDRSZ`).
+/// `struct virtio_net_hdr`, little-endian (`TUNSETVNETLE`). Not the `virtio_net_hdr_v1` of 12 octets, whose last field
+/// means nothing here: packet sockets before Linux 6.4 know these 10 only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct VnetHeader {
@@ -35,13 +36,11 @@ pub struct VnetHeader {
     pub csum_start: U16,
     /// Where, counted from `csum_start`, the checksum is to be stored.
     pub csum_offset: U16,
-    /// Merged receive buffers; unused on a TAP.
-    pub num_buffers: U16,
 }
 
 /// Length of [`VnetHeader`].
 pub const VNET_HEADER_LEN: usize = size_of::<VnetHeader>();
-const _: () = assert!(VNET_HEADER_LEN == 12);
+const _: () = assert!(VNET_HEADER_LEN == 10);
 
 /// A checksum that is still to be finished: where it starts and where it is stored, both in octets
 /// and from the frame's first octet and from `start` respectively.
