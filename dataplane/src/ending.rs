@@ -62,6 +62,8 @@ endings! {
     FrameTruncated = "frame_truncated", Dropped;
     /// Port: checksum or super-frame metadata contradicts the frame.
     FrameMetadata = "frame_metadata", Dropped;
+    /// Port: a kind of super-frame that packet sockets of this kernel cannot describe: of UDP before Linux 6.2, of SCTP.
+    SuperFrameUnknown = "super_frame_unknown", Dropped;
     /// Source address is a group address or zero.
     BadSource = "bad_source", Dropped;
     /// MAC control, such as a pause frame, which means one cable.

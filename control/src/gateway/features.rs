@@ -65,7 +65,14 @@ impl KernelOffloads {
             }
             // Others decide what comes from an interface, and the kernel cuts what its card cannot take.
             Port::Packet(_) => {
-                let (tso, uso) = try_on_loopback();
+                let (tso, mut uso) = try_on_loopback();
+                if let State::Off(reason) = &mut uso.state {
+                    // Before Linux 6.2 a virtio_net_hdr has no name for them (include/linux/virtio_net.h).
+                    reason.push_str(
+                        "; those that come are lost (super_frame_unknown) unless `ethtool -K DEV tx-udp-segmentation off` keeps \
+                         their senders from making them",
+                    );
+                }
                 (tso, if wanted.uso { uso } else { UdpTrial::failed(State::by_config()) })
             }
         };

@@ -21,10 +21,10 @@ impl Ring {
                         self.frames.push(arrival);
                         self.port_requests.succeeded();
                     }
-                    // A kind of super-frame that a virtio_net_hdr has no name for, such as a tunnel's; the kernel has
-                    // dropped it (`packet_rcv_vnet()` in net/packet/af_packet.c).
+                    // A kind of super-frame that a virtio_net_hdr has no name for; the kernel has dropped it
+                    // (`packet_rcv_vnet()` in net/packet/af_packet.c).
                     (code, _) if code == -libc::EINVAL && self.port_receive.is_some() => {
-                        self.frames.push(Arrival::Lost(Ending::FrameMetadata));
+                        self.frames.push(Arrival::Lost(Ending::SuperFrameUnknown));
                     }
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
                     // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
