@@ -230,6 +230,7 @@ impl Process {
     }
 
     fn wait_as_told(mut self, timeout: Duration, heed_interrupt: bool) -> Result<Output> {
+        let timeout = interrupt::patient(timeout);
         let start = Instant::now();
         let mut nap = Duration::from_micros(500);
         let status = loop {

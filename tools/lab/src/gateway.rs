@@ -41,6 +41,16 @@ struct Inner {
     daemons: AtomicU32,
 }
 
+/// The same configuration with a whole interface for the port, instead of a TAP in a bridge.
+pub fn with_interface(mut config: Value, interface: &str) -> Value {
+    if let Some(config) = config.as_object_mut() {
+        config.remove("tap");
+        config.remove("bridge");
+    }
+    config["port"] = json!({ "af_packet": interface });
+    config
+}
+
 impl Gateway {
     pub(crate) fn new(index: usize, roster: &Arc<[Member]>, netns: Netns) -> Self {
         Self(Arc::new(Inner { index, roster: Arc::clone(roster), netns, daemons: AtomicU32::new(0) }))

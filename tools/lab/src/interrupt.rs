@@ -38,6 +38,16 @@ pub fn check() -> Result<()> {
     if requested() { Err(Error::Interrupted) } else { Ok(()) }
 }
 
+/// The variable of the environment that says how many times as long as usual everything may take.
+pub const SLOWNESS: &str = "IPOP_LAB_SLOWNESS";
+
+/// A time limit, made longer on a machine that is slow and says so by [`SLOWNESS`], as an emulated one is.
+pub fn patient(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| std::env::var(SLOWNESS).ok().and_then(|text| text.parse().ok()).unwrap_or(1));
+    limit * *times
+}
+
 /// Sleeps, unless a signal arrives first.
 pub fn sleep(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
@@ -51,8 +61,9 @@ pub fn sleep(time: Duration) -> Result<()> {
     }
 }
 
-/// Asks `ready` again and again until it gives a value; fails when `timeout` has passed, or when a signal arrives.
+/// Asks `ready` again and again until it gives a value; fails when `timeout` has passed ([`patient`]), or when a signal arrives.
 pub fn wait_until<T>(what: &str, timeout: Duration, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let timeout = patient(timeout);
     let end = Instant::now() + timeout;
     loop {
         if let Some(value) = ready()? {

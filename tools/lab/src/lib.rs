@@ -21,16 +21,17 @@
 //! ```
 
 pub mod arp;
+pub mod gateway;
 pub mod interrupt;
 pub mod ndp;
 pub mod topology;
+pub mod traffic;
 pub mod trials;
 
 mod command;
 mod container;
 mod daemon;
 mod error;
-mod gateway;
 mod lxc;
 mod netns;
 mod open_dir;

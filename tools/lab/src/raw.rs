@@ -254,6 +254,6 @@ pub fn udp_socket(netns: &Netns, local: SocketAddr, timeout: Duration) -> Result
             result => break result.context(what.clone())?,
         }
     };
-    socket.set_read_timeout(Some(timeout)).context(what)?;
+    socket.set_read_timeout(Some(interrupt::patient(timeout))).context(what)?;
     Ok(socket)
 }

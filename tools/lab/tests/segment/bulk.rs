@@ -5,13 +5,12 @@
 //!        TCP: super-frames, cut into slices on the way, joined again at the other end
 //! ```
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::thread;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ipop_lab::arp::Mac;
-use ipop_lab::{Container, Family, Kind, Lab, interrupt, udp_socket};
+use ipop_lab::traffic::{datagrams, exchange};
+use ipop_lab::{Family, Kind, Lab, interrupt, udp_socket};
 use libtest_mimic::Failed;
 
 use crate::Test;
@@ -34,83 +33,6 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const MIB: usize = 1 << 20;
-/// A stream that stands still for so long is broken.
-const STALLED: Duration = Duration::from_secs(10);
-
-/// Numbers that look random and are the same in every run (xorshift64*).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub(crate) fn fill(&mut self, octets: &mut [u8]) {
-        for chunk in octets.chunks_mut(8) {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            let word = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
-        }
-    }
-}
-
-/// Streams in both directions at once over every one of some connections; every octet is compared.
-pub(crate) fn exchange(here: &Container, there: &Container, address: &str, connections: u64, octets: usize) -> Outcome {
-    let address: IpAddr = address.parse()?;
-    let listener = there.netns().within(|| TcpListener::bind((address, 0)))??;
-    let target = listener.local_addr()?;
-    let pairs = (0..connections).map(|_| connect(here, &listener, target)).collect::<Result<Vec<_>, Failed>>()?;
-    thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for (number, (near, far)) in (1..).zip(&pairs) {
-            for (from, to, seed) in [(near, far, number), (far, near, 1000 + number)] {
-                threads.push(scope.spawn(move || write_stream(from, seed, octets)));
-                threads.push(scope.spawn(move || read_stream(to, seed, octets)));
-            }
-        }
-        // All of them end before one is judged, or the others would be cut off.
-        let outcomes: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-        outcomes
-            .into_iter()
-            .try_for_each(|outcome| outcome.map_err(|_| "a stream's thread panicked")?.map_err(Failed::from))
-    })
-}
-
-fn connect(here: &Container, listener: &TcpListener, target: SocketAddr) -> Result<(TcpStream, TcpStream), Failed> {
-    let near = here.netns().within(|| TcpStream::connect_timeout(&target, STALLED))??;
-    let (far, _) = listener.accept()?;
-    for stream in [&near, &far] {
-        stream.set_read_timeout(Some(STALLED))?;
-        stream.set_write_timeout(Some(STALLED))?;
-    }
-    Ok((near, far))
-}
-
-fn write_stream(mut stream: &TcpStream, seed: u64, octets: usize) -> Result<(), String> {
-    let mut random = Random::new(seed);
-    let mut block = vec![0; 1 << 16];
-    for at in (0..octets).step_by(block.len()) {
-        random.fill(&mut block);
-        stream.write_all(&block).map_err(|error| format!("stream {seed}, sending at {at}: {error}"))?;
-    }
-    Ok(())
-}
-
-fn read_stream(mut stream: &TcpStream, seed: u64, octets: usize) -> Result<(), String> {
-    let mut random = Random::new(seed);
-    let (mut expected, mut block) = (vec![0; 1 << 16], vec![0; 1 << 16]);
-    for at in (0..octets).step_by(block.len()) {
-        random.fill(&mut expected);
-        stream.read_exact(&mut block).map_err(|error| format!("stream {seed}, receiving at {at}: {error}"))?;
-        if block != expected {
-            return Err(format!("stream {seed} differs at or behind {at}"));
-        }
-    }
-    Ok(())
-}
-
 fn full_size() -> Outcome {
     for (family, headers) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
         let segment = Segment::start(&Lab::builder().family(family))?;
@@ -191,22 +113,6 @@ fn without_offloads() -> Outcome {
         exchange(&c0, &c1, THERE_V6, 1, 4 * MIB).map_err(|error| format!("IPv6, {setting:?}: {error:?}"))?;
         datagrams(&c0, &c1, THERE).map_err(|error| format!("IPv4, {setting:?}: {error:?}"))?;
         datagrams(&c0, &c1, THERE_V6).map_err(|error| format!("IPv6, {setting:?}: {error:?}"))?;
-    }
-    Ok(())
-}
-
-/// UDP datagrams of even and odd sizes, one by one.
-pub(crate) fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome {
-    let address: IpAddr = address.parse()?;
-    let receiver = udp_socket(there.netns(), SocketAddr::new(address, 0), SOON)?;
-    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let sender = udp_socket(here.netns(), any.parse()?, SOON)?;
-    for (seed, size) in (1..).zip([0, 1, 18, 511, 1000, 1451, 1452, 1472, 4001]) {
-        let (mut sent, mut buffer) = (vec![0; size], [0; 8192]);
-        Random::new(seed).fill(&mut sent);
-        sender.send_to(&sent, receiver.local_addr()?)?;
-        let (length, _) = receiver.recv_from(&mut buffer).map_err(|error| format!("{size} octets of UDP: {error}"))?;
-        ensure(buffer[..length] == sent, || format!("{size} octets of UDP came changed"))?;
     }
     Ok(())
 }

@@ -6,25 +6,18 @@
 //!
 //! Whatever happens on the way, the program at the other end receives the same datagrams.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::thread;
-
-use ipop_lab::{Container, Lab, udp_socket};
+use ipop_lab::traffic::{BURST, transfer};
+use ipop_lab::{Container, Lab};
 use libtest_mimic::Failed;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::Test;
-use crate::bulk::Random;
-use crate::support::{Outcome, SOON, Segment, THERE, THERE_V6, ensure};
+use crate::support::{Outcome, Segment, THERE, THERE_V6, ensure};
 
 pub(crate) const TESTS: &[Test] = &[
     Test::new("datagrams_in_bursts_arrive_as_they_were", bursts),
     Test::new("udp_super_frames_arrive_as_their_datagrams", super_frames),
     Test::with("checksums_of_merged_datagrams_are_right", &["ethtool"], without_offloads),
 ];
-
-/// Datagrams of one burst. Less than any queue on the way holds.
-const COUNT: usize = 40;
 
 fn bursts() -> Outcome {
     let segment = Segment::start(&Lab::builder())?;
@@ -33,7 +26,7 @@ fn bursts() -> Outcome {
     for address in [THERE, THERE_V6] {
         for size in [1, 64, 1000, 1360] {
             let writes = many(&segment, &c0, &c1, address, size, None)?;
-            ensure(writes < 40 * COUNT as u64, || format!("{address}: nothing of {size} octets was merged"))?;
+            ensure(writes < 40 * BURST as u64, || format!("{address}: nothing of {size} octets was merged"))?;
         }
         // Not merged: with their headers they do not fit the path, and travel in pieces.
         many(&segment, &c0, &c1, address, 1452, None)?;
@@ -51,7 +44,7 @@ fn super_frames() -> Outcome {
             let sent = segment.sent_to(0, "gw-b")?;
             many(&segment, &c0, &c1, address, size, Some(size as i32))?;
             let frames = segment.sent_to(0, "gw-b")? - sent;
-            ensure(frames < 20 * COUNT as u64, || {
+            ensure(frames < 20 * BURST as u64, || {
                 format!("{address}: the TAP handed over {frames} frames for datagrams of {size} octets")
             })?;
         }
@@ -70,7 +63,7 @@ fn without_offloads() -> Outcome {
     for address in [THERE, THERE_V6] {
         for (size, gso) in [(64, None), (1000, Some(1000))] {
             let writes = many(&segment, &c0, &c1, address, size, gso)?;
-            ensure(writes < 40 * COUNT as u64, || format!("{address}: nothing of {size} octets was merged"))?;
+            ensure(writes < 40 * BURST as u64, || format!("{address}: nothing of {size} octets was merged"))?;
         }
     }
     Ok(())
@@ -92,47 +85,4 @@ fn many(
         writes += u64::from(frame.len() > size);
     }
     Ok(writes)
-}
-
-/// Bursts of numbered datagrams of `size` octets, handed over one by one or (`gso`) as super-frames; all must arrive as
-/// they were.
-pub(crate) fn transfer(here: &Container, there: &Container, address: &str, size: usize, gso: Option<i32>) -> Outcome {
-    const BURSTS: usize = 40;
-    let wildcard = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
-    let receiver = udp_socket(there.netns(), wildcard.parse()?, SOON)?;
-    let sender = udp_socket(here.netns(), wildcard.parse()?, SOON)?;
-    sender.connect(SocketAddr::new(address.parse()?, receiver.local_addr()?.port()))?;
-    // Both find each other first.
-    sender.send(b"?")?;
-    receiver.recv(&mut [0; 1])?;
-    if let Some(gso) = gso {
-        setsockopt(&sender, sockopt::UdpGsoSegment, &gso)?;
-    }
-    for burst in 0..BURSTS {
-        let mut octets = vec![0; COUNT * size];
-        Random::new(burst as u64 + 1).fill(&mut octets);
-        let arrived = thread::scope(|scope| {
-            let arrived = scope.spawn(|| receive(&receiver, octets.len(), size));
-            let sent = octets
-                .chunks(if gso.is_some() { octets.len() } else { size })
-                .try_for_each(|part| sender.send(part).map(drop));
-            sent.and(arrived.join().unwrap_or_else(|_| Err(std::io::Error::other("the receiver panicked"))))
-        });
-        let arrived = arrived.map_err(|error| format!("burst {burst} of {size} octets to {address}: {error}"))?;
-        ensure(arrived == octets, || format!("burst {burst} of {size} octets to {address} came changed"))?;
-    }
-    Ok(())
-}
-
-/// Datagrams of `size` octets until there are `total`.
-fn receive(socket: &UdpSocket, total: usize, size: usize) -> std::io::Result<Vec<u8>> {
-    let (mut all, mut buffer) = (Vec::with_capacity(total), vec![0; 65_536]);
-    while all.len() < total {
-        let len = socket.recv(&mut buffer)?;
-        if len != size {
-            return Err(std::io::Error::other(format!("a datagram of {len} octets")));
-        }
-        all.extend_from_slice(&buffer[..len]);
-    }
-    Ok(all)
 }

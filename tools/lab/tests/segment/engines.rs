@@ -4,12 +4,12 @@
 //!   c0 -- gw-a [system calls] ==== underlay ==== [io_uring] gw-b -- c1
 //! ```
 
+use ipop_lab::traffic::{datagrams, exchange};
 use ipop_lab::{Lab, interrupt};
 use libtest_mimic::Failed;
 use serde_json::{Value, json};
 
 use crate::Test;
-use crate::bulk::{datagrams, exchange};
 use crate::support::{HERE, HERE_V6, Outcome, SOON, Segment, THERE, THERE_V6, ensure};
 
 pub(crate) const TESTS: &[Test] = &[

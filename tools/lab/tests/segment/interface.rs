@@ -12,14 +12,15 @@
 use std::time::Duration;
 
 use ipop_lab::arp::Mac;
+use ipop_lab::gateway::with_interface;
 use ipop_lab::topology::Builder;
+use ipop_lab::traffic::{datagrams, exchange, transfer};
 use ipop_lab::{Container, Daemon, Lab, interrupt};
 use libtest_mimic::Failed;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Test;
-use crate::bulk::{datagrams, exchange, transport_sum};
-use crate::datagrams::transfer;
+use crate::bulk::transport_sum;
 use crate::support::{
     HERE, HERE_V6, Outcome, SOON, Segment, Station, THERE, THERE_V6, ensure, ethernet, numbered, until,
 };
@@ -76,15 +77,6 @@ fn start_with(
         daemon.wait_peers_up(Duration::from_secs(15))?;
     }
     Ok((Segment { daemons, lab }, c0, c1))
-}
-
-fn with_interface(mut config: Value, interface: &str) -> Value {
-    if let Some(config) = config.as_object_mut() {
-        config.remove("tap");
-        config.remove("bridge");
-    }
-    config["port"] = json!({ "af_packet": interface });
-    config
 }
 
 fn streams() -> Outcome {

@@ -6,10 +6,10 @@
 
 use std::net::SocketAddr;
 
+use ipop_lab::traffic::{Random, exchange};
 use ipop_lab::{Container, Lab, udp_socket};
 
 use crate::Test;
-use crate::bulk::{Random, exchange};
 use crate::support::{HERE, Outcome, SOON, Segment, THERE, THERE_V6, ensure};
 
 pub(crate) const TESTS: &[Test] = &[

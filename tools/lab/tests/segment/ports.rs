@@ -9,11 +9,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ipop_lab::traffic::{datagrams, exchange};
 use ipop_lab::{Family, Lab, RawPort, UPLINK};
 use libtest_mimic::Failed;
 
 use crate::Test;
-use crate::bulk::{datagrams, exchange};
 use crate::support::{Outcome, Segment, THERE, THERE_V6, ensure};
 
 pub(crate) const TESTS: &[Test] = &[

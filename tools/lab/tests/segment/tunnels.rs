@@ -8,9 +8,9 @@
 //! ```
 
 use ipop_lab::Lab;
+use ipop_lab::traffic::exchange;
 
 use crate::Test;
-use crate::bulk::exchange;
 use crate::support::{HERE, Outcome, Segment, THERE, ensure};
 
 pub(crate) const TESTS: &[Test] =
