@@ -32,6 +32,30 @@ need_lab() {
     need libc6-dev /usr/include/stdlib.h
 }
 
+# A kernel of the distribution for a virtual machine: fetched and unpacked, not installed. Older ones of the same name go.
+fetch_kernel() { # <package that depends on the newest, such as linux-image-cloud-amd64>
+    local home="${CARGO_TARGET_DIR:-target}/kernels/$1" image
+    image=$(newest_image "$1")
+    if [ -z "$image" ] && apt-get update -q >/dev/null 2>&1; then
+        image=$(newest_image "$1")
+    fi
+    if [ -z "$image" ]; then
+        echo "(no package $1 in apt; tests on its kernel are skipped)"
+    elif [ ! -e "$home/$image" ]; then
+        echo "Fetching $image ..."
+        rm -rf "$home"
+        if ! (mkdir -p "$home" && cd "$home" && apt-get download -q "$image" &&
+            dpkg-deb -x "$image"_*.deb new && rm "$image"_*.deb && mv new "$image") >/dev/null 2>&1; then
+            rm -rf "$home"
+            echo "($image cannot be fetched; tests on it are skipped)"
+        fi
+    fi
+}
+
+newest_image() { # <package>
+    apt-cache depends "$1" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -n 1
+}
+
 # The compiler must be as new as Cargo.toml asks for; those of Debian and Ubuntu often are not.
 need_cargo() {
     local wanted found

@@ -27,11 +27,13 @@ pub mod ndp;
 pub mod topology;
 pub mod traffic;
 pub mod trials;
+pub mod vm;
 
 mod command;
 mod container;
 mod daemon;
 mod error;
+mod link;
 mod lxc;
 mod netns;
 mod open_dir;
