@@ -15,4 +15,5 @@ pub mod macs;
 pub mod path_mtu;
 pub mod report;
 pub mod resolution;
+pub mod routes;
 pub mod rpc;

@@ -28,6 +28,8 @@ enum Role {
     Worker,
     /// Writes to a file that is open.
     Log,
+    /// Asks over sockets that are open.
+    Routes,
     Control {
         /// The port is kept in a bridge.
         bridge: bool,
@@ -88,6 +90,11 @@ impl Confine {
     /// What the thread of the log calls before it writes anything.
     pub fn log(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
         self.other(Role::Log)
+    }
+
+    /// What the thread that asks for routes calls when its sockets are open.
+    pub fn routes(&self) -> impl FnOnce() -> io::Result<()> + Send + 'static {
+        self.other(Role::Routes)
     }
 
     fn other(&self, role: Role) -> impl FnOnce() -> io::Result<()> + Send + 'static {

@@ -49,6 +49,9 @@ const BOTH: &[c_long] = &[
 const WORKER: &[c_long] =
     &[libc::SYS_io_uring_enter, libc::SYS_io_uring_register, libc::SYS_recvmmsg, libc::SYS_sendmmsg];
 
+/// Questions to the kernel's tables, over sockets that are open.
+const ROUTES: &[c_long] = &[libc::SYS_recvfrom, libc::SYS_sendto];
+
 /// Events, clients of the control socket, and what is asked of the system once in a while.
 const CONTROL: &[c_long] = &[
     libc::SYS_accept4,
@@ -104,6 +107,7 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     match role {
         Role::Worker => rules.extend(always(WORKER)),
         Role::Log => {}
+        Role::Routes => rules.extend(always(ROUTES)),
         Role::Control { bridge } => {
             rules.extend(always(CONTROL));
             // Nothing is written or created by opening it.
