@@ -50,6 +50,8 @@ pub struct PeerBudget {
     pub(crate) queued_frames: AtomicU32,
     /// That its path carries less is in the queue.
     pub(crate) too_big: AtomicBool,
+    /// That a datagram of its link has come in by the port is in the queue.
+    pub(crate) circled: AtomicBool,
     dropped: AtomicU64,
 }
 
@@ -61,6 +63,7 @@ impl Default for PeerBudget {
             queued_messages: AtomicU32::new(0),
             queued_frames: AtomicU32::new(0),
             too_big: AtomicBool::new(false),
+            circled: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
         }
     }
@@ -70,6 +73,11 @@ impl PeerBudget {
     /// Counts a message that was dropped because the peer sends too many.
     pub fn drop_message(&self) {
         self.dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Workers may tell again that a datagram of its link has come in by the port.
+    pub fn may_circle_again(&self) {
+        self.circled.store(false, Relaxed);
     }
 
     /// Messages that were dropped because the peer sends too many.

@@ -70,6 +70,9 @@ endings! {
     MacControl = "mac_control", Dropped;
     /// Destination 01:80:c2:00:00:0x, which bridges do not forward unless they are told to.
     BridgeReserved = "bridge_reserved", Dropped;
+    /// Port: a datagram of this gateway's own links, which would go round: the route to a peer leads through the overlay, or a
+    /// bridge that the uplink is in too has flooded it.
+    OwnDatagram = "own_datagram", Dropped;
     /// Port: the destination is on this side; the bridge delivers it.
     StaysLocal = "stays_local", Dropped;
     /// Port: no peer is up.

@@ -111,6 +111,9 @@ pub enum Notice {
         /// The kernel's number.
         errno: i32,
     },
+    /// A datagram of the link to this peer came in by the port. Told once, until the control thread wants to hear it again
+    /// ([`PeerBudget::may_circle_again`]).
+    Circled(PeerId),
     /// The worker has stopped, because of this error.
     Failed(String),
 }
@@ -221,15 +224,17 @@ impl Events {
 
     /// Worker: leaves a notice, or gives it back if there is no room.
     pub fn push_notice(&self, notice: Notice) -> Result<(), Notice> {
-        if let Notice::TooBig(peer) = notice {
-            // Every datagram says so until the path has been looked at; once is enough.
-            let Some(budget) = self.budget(peer) else { return Err(notice) };
-            if budget.too_big.swap(true, Ordering::AcqRel) {
-                return Ok(());
-            }
-            return self.notices.push(notice).inspect_err(|_| budget.too_big.store(false, Ordering::Release));
+        // Every datagram says so until somebody has looked at it; once is enough.
+        let waits = match notice {
+            Notice::TooBig(peer) => self.budget(peer).map(|budget| &budget.too_big),
+            Notice::Circled(peer) => self.budget(peer).map(|budget| &budget.circled),
+            _ => return self.notices.push(notice),
+        };
+        let Some(waits) = waits else { return Err(notice) };
+        if waits.swap(true, Ordering::AcqRel) {
+            return Ok(());
         }
-        self.notices.push(notice)
+        self.notices.push(notice).inspect_err(|_| waits.store(false, Ordering::Release))
     }
 
     /// The counter of the station that a frame is from.

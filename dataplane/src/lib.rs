@@ -4,6 +4,7 @@
 
 pub mod addr;
 pub mod budget;
+pub mod circle;
 pub mod claims;
 pub mod datagram;
 pub mod ending;

@@ -1,6 +1,6 @@
 //! What workers know of the peers: a table that the control thread publishes whole whenever something changes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -34,6 +34,8 @@ pub struct PeerTable {
     pub up: Vec<PeerId>,
     /// What handshakes for this gateway show; `None` in clear text.
     pub gate: Option<Gate>,
+    /// The session indexes that are sent to, in their order, and whose they are. Two peers may have chosen the same.
+    sent_to: Vec<(u32, PeerId)>,
 }
 
 impl PeerTable {
@@ -43,7 +45,10 @@ impl PeerTable {
             peer.up &= peer.outgoing.is_some();
         }
         let up = peers.iter().enumerate().filter(|(_, p)| p.up).map(|(i, _)| PeerId(i as u16)).collect();
-        PeerTable { peers, up, gate }
+        let index = |(id, peer): (usize, &PeerView)| Some((peer.outgoing.as_ref()?.session(), PeerId(id as u16)));
+        let mut sent_to: Vec<_> = peers.iter().enumerate().filter_map(index).collect();
+        sent_to.sort_unstable_by_key(|(session, _)| *session);
+        PeerTable { peers, up, gate, sent_to }
     }
 
     /// True if a session of this table is not in `newer`: whoever holds this one holds keys that have ended.
@@ -64,6 +69,20 @@ impl PeerTable {
     /// The number of the peer that is at this address. Looks at each.
     pub fn at(&self, address: SocketAddr) -> Option<usize> {
         self.peers.iter().position(|peer| same_address(peer.address, address))
+    }
+
+    /// The peer to which datagrams with this session index are sent, if it has this address.
+    pub fn sent_to(&self, session: u32, to: SocketAddr) -> Option<PeerId> {
+        let first = self.sent_to.partition_point(|(other, _)| *other < session);
+        let mut of_session = self.sent_to.get(first..)?.iter().take_while(|(other, _)| *other == session);
+        of_session.find(|(_, id)| self.get(*id).is_some_and(|peer| same_address(peer.address, to))).map(|(_, id)| *id)
+    }
+
+    /// The peer that sends to this session index, if it has this address.
+    pub fn sent_by(&self, session: u32, from: IpAddr) -> Option<PeerId> {
+        let id = PeerId(session as u16);
+        let peer = self.get(id).filter(|peer| peer.address.ip().to_canonical() == from.to_canonical())?;
+        peer.incoming.iter().any(|incoming| incoming.session() == session).then_some(id)
     }
 
     /// The peer whose session index a datagram of records carries, and the session; in clear text only from the peer's

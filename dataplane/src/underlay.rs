@@ -107,12 +107,14 @@ fn plain(listen: SocketAddr) -> Result<Socket, UnderlayError> {
     if listen.is_ipv6() {
         // The wildcard serves IPv4 peers too, as mapped addresses.
         socket.set_only_v6(!listen.ip().is_unspecified()).map_err(|e| call("IPV6_V6ONLY", e))?;
-        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+        set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)
             .map_err(|e| call("IPV6_MTU_DISCOVER", e))?;
     }
     if listen.is_ipv4() || listen.ip().is_unspecified() {
-        // Never fragmented on the way: the datagram format knows the path MTU.
-        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+        // Never fragmented, neither here nor on the way: the datagram format knows the path MTU. What ICMP says of it is not
+        // heeded, since anybody can say it in a router's name (ip(7), RFC 8899, section 4.6): only the interface's own MTU
+        // refuses a datagram.
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)
             .map_err(|e| call("IP_MTU_DISCOVER", e))?;
     }
     if !listen.ip().is_unspecified() {
@@ -185,7 +187,8 @@ pub fn is_local(address: IpAddr) -> bool {
     !bound.is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL))
 }
 
-/// Octets of UDP payload that the kernel believes the path to `peer` carries: from the route and what ICMP has told it.
+/// Octets of UDP payload that the kernel believes the path to `peer` carries, from the route, IPsec and what ICMP has told
+/// it: a hint, since ICMP is not proved to be a router's.
 pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
     // No datagram leaves: connecting a UDP socket looks up the route, and the MTU option needs that.
     let socket = knock::connect(listen, peer)?;
@@ -195,29 +198,6 @@ pub fn path_payload(listen: SocketAddr, peer: SocketAddr) -> io::Result<usize> {
     };
     let mtu = usize::try_from(get_option(&socket, level, name)?).unwrap_or(0);
     Ok(mtu.saturating_sub(headers))
-}
-
-/// True if datagrams from `listen` to `peer` would leave with an address of this interface.
-pub fn leaves_through(listen: SocketAddr, peer: SocketAddr, interface: &str) -> io::Result<bool> {
-    let own: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
-        .filter(|address| address.interface_name == interface)
-        .filter_map(|address| {
-            let address = address.address?;
-            let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-        })
-        .collect();
-    let source = if listen.ip().is_unspecified() {
-        let socket = Socket::new(Domain::for_address(peer), Type::DGRAM, Some(Protocol::UDP))?;
-        // No route yet is no reason to refuse.
-        match socket.connect(&peer.into()) {
-            Ok(()) => socket.local_addr()?.as_socket().map(|address| address.ip()),
-            Err(_) => None,
-        }
-    } else {
-        Some(listen.ip())
-    };
-    Ok(source.is_some_and(|source| own.contains(&source)))
 }
 
 /// Receives trains of datagrams as one, or one by one.
@@ -269,15 +249,6 @@ mod tests {
     fn a_foreign_address_is_named() {
         let error = bind("192.0.2.1:5800".parse().unwrap(), 1).unwrap_err();
         assert!(error.to_string().contains("192.0.2.1"), "{error}");
-    }
-
-    #[test]
-    fn the_interface_of_a_path() {
-        let peer = "127.0.0.1:9".parse().unwrap();
-        for listen in ["127.0.0.1:1", "0.0.0.0:1", "[::]:1"] {
-            assert!(leaves_through(listen.parse().unwrap(), peer, "lo").unwrap(), "{listen}");
-            assert!(!leaves_through(listen.parse().unwrap(), peer, "eth7").unwrap(), "{listen}");
-        }
     }
 
     #[test]

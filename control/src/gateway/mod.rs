@@ -15,6 +15,7 @@ mod throttle;
 mod troubles;
 mod turn;
 mod view;
+mod ways;
 
 use std::collections::VecDeque;
 use std::io;
@@ -48,6 +49,7 @@ use self::signals::{Asked, Signals};
 use self::throttle::{About, Throttle};
 use self::troubles::Knocks;
 use self::turn::Timers;
+use self::ways::Ways;
 use crate::action::Action;
 use crate::admin::{self, Admin, AdminError, Readers};
 use crate::config::{Config, PeerConfig};
@@ -58,6 +60,7 @@ use crate::log::Log;
 use crate::macs::Macs;
 use crate::report::RpcMessage;
 use crate::resolution::{Resolver, Step};
+use crate::routes::Routes;
 use crate::rpc::Message;
 
 const EVENTS: Token = Token(0);
@@ -110,6 +113,7 @@ pub struct Gateway {
     events: Arc<Events>,
     /// What has been taken from there, by who has caused it.
     fair: Fair,
+    ways: Ways,
     udp: std::net::UdpSocket,
     /// For each worker's socket.
     underlay_drops: Vec<KernelDrops>,
@@ -225,7 +229,10 @@ impl Gateway {
         // Locally administered, like the TAP's, and another one: the bridge owns the TAP's, and would drop its frames.
         let own_mac = MacAddr([0xfe, random[37], random[38], random[39], random[40], random[41]]);
 
-        let mut port = port::open(&config, tap_mac)?;
+        let (confined, waker) = (confine.map(Confine::routes), events.clone());
+        let confined = move || confined.map_or(Ok(()), |confine| confine());
+        let routes = Routes::start(confined, move || waker.signal()).map_err(call("asking for routes"))?;
+        let mut port = port::open(&config, &routes, tap_mac)?;
         let mut sockets = underlay::bind(config.listen, config.workers)?;
         let offloads = KernelOffloads::try_out(&config, &mut port, &sockets)?;
         let udp = sockets[0].try_clone().map_err(call("dup"))?;
@@ -267,6 +274,7 @@ impl Gateway {
             address_missing: false,
             events,
             fair: Fair::default(),
+            ways: Ways::new(routes, config.peers.len()),
             udp,
             underlay_drops,
             offloads,

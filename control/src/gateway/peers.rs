@@ -175,33 +175,39 @@ impl Gateway {
         let outcome = link.roamed(session, from);
         if outcome.changed {
             let line = format!("peer {} has moved from {before} to {from}", link.name());
-            // The new way may carry less.
-            search_path(link, self.config.listen, now_ms);
             self.say(About::Place(id), Level::INFO, line);
         }
+        let moved = outcome.changed;
         self.follow(id, outcome, now_ms);
+        if moved {
+            // The new way may carry less, or lead elsewhere.
+            self.search_path(id, now_ms);
+            self.look_at(&[id], now_ms);
+        }
     }
 
     pub(super) fn link_changed(&mut self, id: PeerId, event: &LinkEvent, now_ms: u64) {
-        let listen = self.config.listen;
+        if matches!(event, LinkEvent::Up | LinkEvent::Restarted) {
+            // In clear text one that has restarted may be down until it is heard of once more, and then comes up.
+            self.search_path(id, now_ms);
+        }
         let Some(link) = self.links.get_mut(id.index()) else { return };
         let (name, address) = (link.name().to_owned(), link.address());
         match event {
             LinkEvent::Up => {
-                search_path(link, listen, now_ms);
                 let (uid, remote) = link.identity().unwrap_or_default();
                 let seal = link.seal(now_ms).map_or("clear text".to_owned(), |(cipher, ..)| cipher.to_string());
                 let line = format!("peer {name} is up: {address}, {seal}, calls itself '{remote}', uid {uid}");
                 self.say(About::Link(id), Level::INFO, line);
                 self.step(now_ms, |resolver, step| resolver.peer_came(id, step));
+                // An address that it came from may be another than the config's.
+                self.look_at(&[id], now_ms);
             }
             LinkEvent::Down(why) => {
                 self.say(About::Link(id), Level::WARN, format!("peer {name} is down: {why}"));
                 self.forget_peer(id, now_ms);
             }
             LinkEvent::Restarted => {
-                // In clear text it may be down until it is heard of once more, and then comes up.
-                search_path(link, listen, now_ms);
                 self.say(About::Link(id), Level::INFO, format!("peer {name} has restarted"));
                 self.forget_peer(id, now_ms);
             }
@@ -213,24 +219,17 @@ impl Gateway {
         self.step(now_ms, |resolver, step| resolver.flush(id, step));
     }
 
-    /// A route that carries more than before is tried; one that carries less announces itself.
-    pub(super) fn look_at_routes(&mut self, now_ms: u64) {
-        let listen = self.config.listen;
-        for link in &mut self.links {
-            let address = link.address();
-            if let Some(path) = &mut link.path
-                && let Ok(kernel) = underlay::path_payload(listen, address)
-            {
-                path.kernel_says(kernel, now_ms);
-            }
+    fn search_path(&mut self, peer: PeerId, now_ms: u64) {
+        if let (Some(local), Some(link)) = (self.local_path(peer), self.links.get_mut(peer.index())) {
+            link.search_path(local, now_ms);
         }
     }
 
+    /// The kernel has refused a datagram as too large for the interface, or for what IPsec leaves of it.
     pub(super) fn path_refused(&mut self, peer: PeerId, now_ms: u64) {
-        let listen = self.config.listen;
+        let Some(local) = self.local_path(peer) else { return };
         let Some(link) = self.links.get_mut(peer.index()) else { return };
-        let kernel = underlay::path_payload(listen, link.address()).unwrap_or(MIN_DATAGRAM);
-        if link.path.as_mut().is_some_and(|path| path.too_big(kernel, now_ms)) {
+        if link.path.as_mut().is_some_and(|path| path.too_big(local, now_ms)) {
             let line = format!("path to {} became smaller; looking for what it carries", link.name());
             self.say(About::Path(peer), Level::INFO, line);
             self.table_changed = true;
@@ -269,10 +268,4 @@ impl Gateway {
         let gate = self.config.identity.as_ref().map(|_| Gate::of(self.identity.public.as_bytes()));
         PeerTable::new(views.collect(), gate)
     }
-}
-
-fn search_path(link: &mut Link, listen: SocketAddr, now_ms: u64) {
-    // Without a route there is no word of the kernel; what every path should carry is then all that is used.
-    let kernel = underlay::path_payload(listen, link.address()).unwrap_or(MIN_DATAGRAM);
-    link.search_path(kernel, now_ms);
 }

@@ -8,11 +8,12 @@ use ipop_dataplane::tap::Tap;
 use ipop_dataplane::underlay::{self, KernelDrops};
 use tracing::{info, warn};
 
-use super::{Gateway, GatewayError, call};
+use super::{Gateway, GatewayError};
 use crate::config::{Config, PortConfig};
+use crate::routes::{Routes, Way};
 
 /// Makes the port: creates the TAP, or opens the interface.
-pub(super) fn open(config: &Config, tap_mac: [u8; 5]) -> Result<Port, GatewayError> {
+pub(super) fn open(config: &Config, routes: &Routes, tap_mac: [u8; 5]) -> Result<Port, GatewayError> {
     match &config.port {
         PortConfig::Tap { name, mtu, .. } => {
             let tap = Tap::create(name, config.workers, tap_mac)?;
@@ -22,8 +23,10 @@ pub(super) fn open(config: &Config, tap_mac: [u8; 5]) -> Result<Port, GatewayErr
             Ok(Port::Tap(tap))
         }
         PortConfig::AfPacket { interface, .. } => {
-            for peer in &config.peers {
-                if underlay::leaves_through(config.listen, peer.address, interface).map_err(call("getifaddrs"))? {
+            let found = routes.ask(interface, config.listen, config.peers.iter().map(|peer| peer.address).collect());
+            for (peer, route) in config.peers.iter().zip(found) {
+                // No route yet is no reason to refuse.
+                if route.is_ok_and(|route| route.into_port == Some(Way::All)) {
                     return Err(GatewayError::PortIsUnderlay { interface: interface.clone(), peer: peer.name.clone() });
                 }
             }

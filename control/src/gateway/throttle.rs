@@ -26,6 +26,8 @@ pub(super) enum About {
     Place(PeerId),
     /// What the path to it carries.
     Path(PeerId),
+    /// Datagrams of its link come in by the port.
+    Circled(PeerId),
     /// Two gateways have the peer's key, or ours.
     Twins(PeerId),
     /// Handshakes that are nobody's.
@@ -42,7 +44,7 @@ impl About {
     /// Lines per minute.
     fn lines(self) -> u32 {
         match self {
-            About::Strangers | About::Claim(..) | About::Signal(_) => 1,
+            About::Strangers | About::Circled(_) | About::Claim(..) | About::Signal(_) => 1,
             _ => 5,
         }
     }

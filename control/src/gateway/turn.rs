@@ -27,8 +27,6 @@ const SOURCES_AT_ONCE: usize = 32;
 /// Between two looks at everything while something is under way, and while nothing is.
 const BUSY_TICK_MS: u64 = 100;
 const IDLE_TICK_MS: u64 = 1000;
-/// How often the kernel is asked whether a route has become larger.
-const ROUTE_MS: u64 = 30_000;
 /// How often some of the peers that are missing are asked for.
 const KNOCK_MS: u64 = 3000;
 /// Between two lines of the log about a full table.
@@ -39,7 +37,6 @@ const TROUBLE_LOG_MS: u64 = 60_000;
 pub(super) struct Timers {
     last_tick_ms: Option<u64>,
     second_ms: u64,
-    route_ms: u64,
     knock_ms: u64,
     /// When a full MAC table may be logged again, and how often it had been full then.
     trouble_log_ms: u64,
@@ -50,7 +47,7 @@ impl Timers {
     /// When everything is looked at again, if something is under way or not.
     fn tick_ms(&self, busy: bool) -> u64 {
         let interval = if busy { BUSY_TICK_MS } else { IDLE_TICK_MS };
-        self.last_tick_ms.map_or(0, |last_ms| last_ms + interval).min(self.second_ms).min(self.route_ms)
+        self.last_tick_ms.map_or(0, |last_ms| last_ms + interval).min(self.second_ms)
     }
 
     /// Somebody waits for the next look.
@@ -63,7 +60,7 @@ impl Gateway {
     /// When something is due that only the clock brings. Asked in every turn, whether or not more events wait: what has
     /// just come up may want it sooner.
     pub(super) fn next_deadline(&self) -> u64 {
-        let others = [self.held_until_ms(), self.resolver.next_ms(), self.macs.next_ms()];
+        let others = [self.held_until_ms(), self.resolver.next_ms(), self.macs.next_ms(), self.ways.next_ms()];
         others.into_iter().flatten().fold(self.next_tick(), u64::min)
     }
 
@@ -79,6 +76,7 @@ impl Gateway {
         let more = self.take_events(now_ms)?;
         let now_ms = self.now_ms();
         self.tick(now_ms)?;
+        self.look_at_ways(now_ms);
         self.release_held(now_ms);
         self.publish();
         Ok(more)
@@ -145,6 +143,7 @@ impl Gateway {
                 let error = words(&io::Error::from_raw_os_error(errno));
                 warn!("{what} keeps failing: {error}; it is tried again every second, and counted");
             }
+            Work::Notice(Notice::Circled(peer)) => self.take_circled(peer, now_ms),
             Work::Notice(Notice::Failed(error)) => return Err(GatewayError::WorkerFailed(error)),
         }
         Ok(())
@@ -189,7 +188,7 @@ impl Gateway {
             let untold = self.links[index].untold_trouble(now_ms);
             self.tell_trouble(id, untold);
             let before = self.links[index].path.as_ref().map(PathMtu::size);
-            if let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
+            while let Some(size) = self.links[index].path.as_mut().and_then(|path| path.poll(now_ms)) {
                 self.send_probe(id, size);
             }
             self.table_changed |= before != self.links[index].path.as_ref().map(PathMtu::size);
@@ -198,6 +197,7 @@ impl Gateway {
             self.timers.second_ms = now_ms + IDLE_TICK_MS;
             self.macs.expire(now_ms);
             self.collect();
+            self.ways.look_at_some();
             self.keep_in_bridge();
             self.look_at_address();
             self.look_at_port()?;
@@ -209,10 +209,6 @@ impl Gateway {
                 self.knock(now_ms);
             }
             self.warn_of_trouble(now_ms);
-        }
-        if now_ms >= self.timers.route_ms {
-            self.timers.route_ms = now_ms + ROUTE_MS;
-            self.look_at_routes(now_ms);
         }
         Ok(())
     }
@@ -237,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_comes_up_between_two_looks_is_looked_at_soon_and_not_put_off() {
-        let mut timers = Timers { second_ms: u64::MAX, route_ms: u64::MAX, ..Timers::default() };
+        let mut timers = Timers { second_ms: u64::MAX, ..Timers::default() };
         assert_eq!(timers.tick_ms(false), 0, "the first is due at once");
         timers.last_tick_ms = Some(5000);
         assert_eq!(timers.tick_ms(false), 6000);
@@ -246,7 +242,7 @@ mod tests {
         timers.hurry();
         assert_eq!(timers.tick_ms(false), 0);
         timers.last_tick_ms = Some(7000);
-        (timers.second_ms, timers.route_ms) = (7500, 7200);
-        assert_eq!(timers.tick_ms(false), 7200);
+        timers.second_ms = 7500;
+        assert_eq!(timers.tick_ms(false), 7500);
     }
 }

@@ -26,7 +26,7 @@ use self::noise::Responder;
 use self::sealed::{Sealed, Unanswered};
 use self::trouble::{Trouble, Troubles};
 use crate::keys::{PresharedKey, PrivateKey, PublicKey};
-use crate::path_mtu::PathMtu;
+use crate::path_mtu::{Local, PathMtu};
 
 /// Between hellos while a link in clear text is down.
 const HELLO_DOWN_MS: u64 = 1000;
@@ -111,6 +111,8 @@ pub struct Link {
     answered_since_ms: Option<u64>,
     /// The path MTU, while the link is up.
     pub path: Option<PathMtu>,
+    /// Why nothing is sent to the peer, although it could be.
+    suspended: Option<String>,
     /// Datagrams that workers had received at the last look.
     heard_datagrams: u64,
     /// How often the link came up.
@@ -161,6 +163,7 @@ impl Link {
             troubles: Troubles::default(),
             answered_since_ms: None,
             path: None,
+            suspended: None,
             heard_datagrams: 0,
             ups: 0,
         }
@@ -302,6 +305,9 @@ impl Link {
     /// A hello came from the peer's address.
     pub fn hello(&mut self, hello: &Hello, now_ms: u64, random: &mut Randomness<'_>) -> Outcome {
         let Opening::Clear(clear) = &mut self.opening else { return Outcome::default() };
+        if self.suspended.is_some() {
+            return Outcome::default();
+        }
         let Some(heard) = clear.heard(hello, now_ms, random) else { return Outcome::default() };
         self.last_heard_ms = Some(now_ms);
         let event = match (self.up, heard.acknowledged) {
@@ -316,6 +322,24 @@ impl Link {
         Outcome { event, send, changed: true, ..Outcome::default() }
     }
 
+    /// Sends nothing until [`Self::resume`]; a link that is up goes down.
+    pub fn suspend(&mut self, why: String, now_ms: u64) -> Outcome {
+        let event = self.forget(Trouble::Loop(why.clone()), now_ms);
+        self.suspended = Some(why);
+        Outcome { changed: event.is_some(), event, ..Outcome::default() }
+    }
+
+    /// Tries again at the next tick.
+    pub fn resume(&mut self) {
+        self.suspended = None;
+        self.troubles.unloop();
+    }
+
+    /// Why nothing is sent, if nothing is.
+    pub fn suspended(&self) -> Option<&str> {
+        self.suspended.as_deref()
+    }
+
     /// The peer's initiation came from `from`.
     pub fn initiation(
         &mut self,
@@ -325,6 +349,9 @@ impl Link {
         random: &mut Randomness<'_>,
     ) -> Result<Outcome, Unanswered> {
         let Opening::Sealed(sealed) = &mut self.opening else { return Ok(Outcome::default()) };
+        if self.suspended.is_some() {
+            return Ok(Outcome::default());
+        }
         let theirs = &responder.introduction;
         if self.up && self.lives.refuses(theirs.life.get(), theirs.timestamp.get(), from, now_ms) {
             return Err(Unanswered::Twin);
@@ -381,9 +408,9 @@ impl Link {
     }
 
     /// Looks for what the path carries, while the link is up: when it came up, when the peer has moved or restarted.
-    /// `kernel` is what the kernel believes.
-    pub fn search_path(&mut self, kernel: usize, now_ms: u64) {
-        self.path = self.up.then(|| PathMtu::new(kernel, now_ms));
+    /// `local` is what this host knows of the path.
+    pub fn search_path(&mut self, local: Local, now_ms: u64) {
+        self.path = self.up.then(|| PathMtu::new(local, now_ms));
     }
 
     fn has_session(&mut self, now_ms: u64) -> Outcome {
@@ -421,6 +448,9 @@ impl Link {
         if received_datagrams != self.heard_datagrams {
             self.heard_datagrams = received_datagrams;
             self.last_heard_ms = Some(now_ms);
+        }
+        if self.suspended.is_some() {
+            return Outcome::default();
         }
         let mut outcome = Outcome::default();
         let silent = self.last_heard_ms.is_none_or(|heard| now_ms.saturating_sub(heard) >= SILENCE_MS);

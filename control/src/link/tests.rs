@@ -81,7 +81,7 @@ impl World {
 
     fn follow(&mut self, side: usize, outcome: Outcome) {
         if matches!(outcome.event, Some(LinkEvent::Up | LinkEvent::Restarted)) {
-            self.sides[side].link.search_path(1472, self.now_ms);
+            self.sides[side].link.search_path(Local { ceiling: 1472, hint: None }, self.now_ms);
         }
         self.sides[side].events.extend(outcome.event);
         self.wire.extend(outcome.send.into_iter().map(|(_, datagram)| (1 - side, datagram)));
@@ -301,7 +301,7 @@ fn the_path_to_a_peer_that_restarts_is_looked_for_again() {
         assert!(path.acknowledged(1472, now_ms));
         assert_eq!(world.sides[0].link.view(address(1)).max_datagram, 1472);
         world.sides[0].link.goodbye(now_ms);
-        world.sides[0].link.search_path(1472, now_ms);
+        world.sides[0].link.search_path(Local { ceiling: 1472, hint: None }, now_ms);
         assert!(world.sides[0].link.path.is_none(), "there is no path while it is down");
     }
 }

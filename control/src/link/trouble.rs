@@ -37,6 +37,8 @@ pub enum Trouble {
     Clock(Duration),
     /// It keeps to another gateway, which has this gateway's key.
     OwnKeyTwice(SocketAddr),
+    /// The way to it leads through the overlay: so.
+    Loop(String),
 }
 
 impl Trouble {
@@ -58,6 +60,7 @@ impl Trouble {
             Trouble::PresharedKey => "preshared_key",
             Trouble::Clock(_) => "clock",
             Trouble::OwnKeyTwice(_) => "own_key_twice",
+            Trouble::Loop(_) => "loop",
         }
     }
 
@@ -72,6 +75,7 @@ impl Trouble {
             Trouble::Clock(_) => 3,
             Trouble::UnknownKey(_) | Trouble::PresharedKey => 4,
             Trouble::OwnKeyTwice(_) => 5,
+            Trouble::Loop(_) => 6,
         }
     }
 
@@ -85,6 +89,8 @@ impl Trouble {
         match self {
             // Asked for rarely, and told once.
             Trouble::Refused | Trouble::OwnKeyTwice(_) => 600_000,
+            // As long as nothing is sent.
+            Trouble::Loop(_) => u64::MAX,
             _ => 15_000,
         }
     }
@@ -128,6 +134,9 @@ impl fmt::Display for Trouble {
                  ones",
                 by.as_secs()
             ),
+            Trouble::Loop(how) => {
+                write!(f, "nothing is sent to it, because its datagrams would go round through the overlay: {how}")
+            }
             Trouble::OwnKeyTwice(other) => write!(
                 f,
                 "it keeps to another gateway, at {other}, which has this gateway's key: every gateway needs a key of its own \
@@ -167,6 +176,11 @@ impl Troubles {
     /// The kernel takes datagrams for it (again).
     pub(super) fn reachable(&mut self) {
         self.reason.take_if(|(trouble, _)| matches!(trouble, Trouble::Unreachable(_)));
+    }
+
+    /// The way to it leads elsewhere.
+    pub(super) fn unloop(&mut self) {
+        self.reason.take_if(|(trouble, _)| matches!(trouble, Trouble::Loop(_)));
     }
 
     /// The link is up.

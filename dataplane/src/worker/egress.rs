@@ -9,13 +9,14 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::Context;
 use super::outbox::{Outboxes, Path};
 use crate::addr::PeerId;
+use crate::circle;
 use crate::datagram::fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_BODY};
 use crate::datagram::record::{
     CHECKSUM_FIELD_LEN, ChecksumField, FLAG_CHECKSUM, FRAGMENT, FramePrefix, RECORD_HEADER_LEN, RecordHeader,
 };
 use crate::datagram::segment::{Headers, MAX_DATAGRAMS as MAX_UDP_SEGMENTS, MAX_HEADERS, Run, SuperFrame, Transport};
 use crate::ending::{Ending, bump};
-use crate::event::{Event, EventBytes};
+use crate::event::{Event, EventBytes, Notice};
 use crate::forward::{self, RateLimit, Verdict};
 use crate::raw_ports::RawPorts;
 use crate::ring::{BufferPool, Place, Sender};
@@ -124,6 +125,10 @@ impl Egress {
             Ok(parcel) => parcel,
             Err(ending) => return Verdict::Drop(ending),
         };
+        if let Some(peer) = circle::link_of(&parcel.frame, &context.table, context.network) {
+            context.news.push(Event::Notice(Notice::Circled(peer)));
+            return Verdict::Drop(Ending::OwnDatagram);
+        }
         let (verdict, learn) =
             forward::from_port(&context.macs, context.own_mac, context.groups, &parcel.frame, context.now.seconds());
         if let Some(learn) = learn {
