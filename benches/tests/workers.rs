@@ -95,6 +95,7 @@ fn side(
         waiting: Waiting::default(),
         epoch: Instant::now(),
         offloads: Offloads::ALL,
+        outer_class: Default::default(),
         raw_ports: Arc::default(),
         engine,
         udp_gso: true,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use ipop_dataplane::addr::MacAddr;
 use ipop_dataplane::datagram::MAX_WORKERS;
 use ipop_dataplane::feature::EngineChoice;
+use ipop_dataplane::wire::traffic_class::OuterClass;
 use ipop_dataplane::worker::Waiting;
 use serde_json::{Map, Value};
 
@@ -70,6 +71,8 @@ pub struct Config {
     pub io_uring: EngineChoice,
     /// What the kernel may be asked for.
     pub offloads: OffloadSwitches,
+    /// The traffic class of what goes to peers.
+    pub outer_class: OuterClass,
     /// UDP ports, beside DHCP's, that programs read from raw sockets.
     pub raw_udp_ports: Vec<u16>,
     /// UNIX socket for `ipop status` and its like.
@@ -194,6 +197,7 @@ impl Keys<'_> {
         Config {
             name: self.label("name").unwrap_or_else(host_name),
             offloads: self.offloads(&port),
+            outer_class: self.outer_class(),
             raw_udp_ports: self.raw_udp_ports(),
             port,
             listen: listen.unwrap_or(NO_ADDRESS),

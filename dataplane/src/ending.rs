@@ -125,6 +125,8 @@ endings! {
     /// Peer: a slice of a super-frame whose headers are not those of a TCP segment or UDP datagram, that has no whole datagrams, or that
     /// asks for what no kernel does.
     SegmentMalformed = "segment_malformed", Dropped;
+    /// Peer: a router has marked the datagram as congested, and the frame in it cannot carry the mark (RFC 6040, section 4.2).
+    CongestionUnmarked = "congestion_unmarked", Dropped;
     /// Peer: the source address is on this side.
     SourceIsLocal = "source_is_local", Dropped;
     /// Peer: the source address is not in the peer's "allowed_macs".
@@ -162,6 +164,8 @@ endings! {
     /// A handshake that crosses one of ours, as when both gateways begin at once: one of the two is dropped, which is as it
     /// should be.
     HandshakeCrossed = "handshake_crossed", Dropped;
+    /// The answer to a handshake that has been begun anew meanwhile, as on a busy machine, or an answer that came twice.
+    HandshakeLate = "handshake_late", Dropped;
     /// A handshake datagram that is no legal handshake, is from a stranger or was seen before.
     HandshakeRefused = "handshake_refused", Dropped;
     /// A handshake datagram whose stamp does not show that it was meant for this gateway.

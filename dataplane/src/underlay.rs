@@ -94,6 +94,11 @@ fn open(listen: SocketAddr, shared: bool) -> Result<UdpSocket, UnderlayError> {
     let socket = plain(listen)?;
     // Without it (Linux before 5.0) every datagram is received by itself: slower, not wrong.
     let _ = set_gro(&socket, true);
+    // How a router has marked what it forwards. A kernel that does not tell loses the mark, and nothing else.
+    if listen.is_ipv6() {
+        let _ = set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1);
+    }
+    let _ = set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, 1);
     socket.set_reuse_port(shared).map_err(|e| call("SO_REUSEPORT", e))?;
     set_buffer(&socket, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF).map_err(|e| call("SO_RCVBUF", e))?;
     bind_to(socket, listen)

@@ -58,6 +58,7 @@ fn start(engine: EngineChoice) -> std::io::Result<Worker> {
         waiting: Waiting::default(),
         epoch: Instant::now(),
         offloads: Offloads::ALL,
+        outer_class: Default::default(),
         raw_ports: Arc::default(),
         engine,
         udp_gso: true,

@@ -74,6 +74,7 @@ impl Side {
             waiting: Waiting::default(),
             epoch: Instant::now(),
             offloads: Offloads::ALL,
+            outer_class: Default::default(),
             raw_ports: Arc::default(),
             engine,
             udp_gso: true,

@@ -30,6 +30,7 @@ pub(super) const TOP: &[&str] = &[
     "min_wait",
     "io_uring",
     "offloads",
+    "dscp",
     "raw_udp_ports",
     "control_socket",
     "control_group",

@@ -1,5 +1,6 @@
 //! Switches: what the kernel may be asked for.
 
+use ipop_dataplane::wire::traffic_class::OuterClass;
 use serde_json::{Map, Value};
 
 use super::{Keys, PortConfig, keys};
@@ -24,6 +25,16 @@ pub struct OffloadSwitches {
 impl Keys<'_> {
     pub(super) fn switch(&self, key: &str) -> Option<bool> {
         self.value(key, "true or false is allowed", Value::as_bool)
+    }
+
+    /// How routers treat the datagrams (RFC 2474): as the frames in them say, or as the number says.
+    pub(super) fn outer_class(&self) -> OuterClass {
+        let class = |value: &Value| match value {
+            Value::String(word) => (word == "inherit").then_some(OuterClass::INHERIT),
+            _ => value.as_u64().and_then(|number| OuterClass::fixed(u8::try_from(number).ok()?)),
+        };
+        let allowed = "\"inherit\" is allowed, for that of the frame inside, or a number from 0 to 63, such as 46";
+        self.value("dscp", allowed, class).unwrap_or_default()
     }
 
     /// UDP ports that somebody reads from raw sockets.

@@ -45,6 +45,20 @@ fn workers_wait_as_they_are_told() {
 }
 
 #[test]
+fn datagrams_are_of_the_class_that_the_config_says() {
+    for (value, class) in [
+        (json!("inherit"), Some(OuterClass::INHERIT)),
+        (json!(0), Some(OuterClass::default())),
+        (json!(46), OuterClass::fixed(46)),
+        (json!(64), None),
+        (json!("46"), None),
+    ] {
+        assert_eq!(with("dscp", value.clone()).ok().map(|config| config.outer_class), class, "{value}");
+    }
+    assert_eq!(Config::parse("x.json", &minimal().to_string()).unwrap().outer_class, OuterClass::default());
+}
+
+#[test]
 fn a_port_is_a_tap_or_an_interface() {
     let config = with("port", json!({ "af_packet": "eth1" })).unwrap();
     assert_eq!(config.port, PortConfig::AfPacket { interface: "eth1".into(), groups: GroupMask::SPANNING_TREE });

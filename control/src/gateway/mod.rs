@@ -299,6 +299,7 @@ impl Gateway {
                 epoch,
                 offloads: gateway.offloads.at_port,
                 raw_ports: raw_ports.clone(),
+                outer_class: gateway.config.outer_class,
                 engine: gateway.config.io_uring,
                 udp_gso: gateway.offloads.udp_gso.is_on(),
                 zero_copy: gateway.config.offloads.zero_copy,

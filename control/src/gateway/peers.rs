@@ -135,9 +135,8 @@ impl Gateway {
         from: SocketAddr,
         now_ms: u64,
     ) -> Result<(PeerId, Outcome), Refused> {
-        // An answer that came too late, or again, is nothing to tell.
         let link = self.links.iter_mut().find(|link| link.awaits(session));
-        let link = link.ok_or(Refused(Ending::HandshakeRefused, Why::Nothing))?;
+        let link = link.ok_or(Refused(Ending::HandshakeLate, Why::Nothing))?;
         let id = link.id();
         let outcome = link.response(session, body, from, now_ms, &mut random_u64);
         let wrong = || Refused(Ending::HandshakeRefused, Why::Trouble(Some(id), Trouble::PresharedKey));

@@ -97,6 +97,12 @@ impl FramePrefix {
     }
 }
 
+/// Where the frame stands in the body of a frame record, if that is one.
+pub fn frame_in(flags: u8, body: &[u8]) -> Option<std::ops::Range<usize>> {
+    let (_, frame) = parse_frame(flags, body).ok()?;
+    Some(body.len() - frame.len()..body.len())
+}
+
 /// Splits the body of a frame record into checksum and frame; refuses a checksum that lies outside the frame.
 pub fn parse_frame(flags: u8, body: &[u8]) -> Result<(Option<PartialChecksum>, &[u8]), Ending> {
     if flags & FLAG_CHECKSUM == 0 {

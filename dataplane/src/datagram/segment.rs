@@ -268,6 +268,13 @@ pub struct Slice<'a> {
 }
 
 impl<'a> Slice<'a> {
+    /// Where the headers stand in the body of a segment record, if that is one.
+    pub fn headers_in(flags: u8, body: &[u8]) -> Option<std::ops::Range<usize>> {
+        let slice = Slice::parse(flags, body)?;
+        let end = body.len() - slice.payload.len();
+        Some(end - slice.headers.len()..end)
+    }
+
     /// Reads the body of a segment record. `None` if it is cut short, empty, or ends beyond 64 KiB.
     pub fn parse(flags: u8, body: &'a [u8]) -> Option<Slice<'a>> {
         let (segment, rest) = SegmentHeader::ref_from_prefix(body).ok()?;

@@ -38,6 +38,13 @@ pub(super) fn gro_size(control: &[u8]) -> Option<usize> {
     usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok()
 }
 
+/// The traffic class of a datagram, from `IP_TOS` or `IPV6_TCLASS`; 0 if the kernel does not tell.
+pub(super) fn traffic_class(control: &[u8]) -> u8 {
+    let v4 = find(control, libc::SOL_IP, libc::IP_TOS).and_then(|data| data.first().copied());
+    let v6 = || Some(i32::from_ne_bytes(*find(control, libc::SOL_IPV6, libc::IPV6_TCLASS)?.first_chunk()?) as u8);
+    v4.or_else(v6).unwrap_or(0)
+}
+
 /// The tag that the kernel took out of a frame, from `PACKET_AUXDATA`: a `struct tpacket_auxdata`
 /// (include/uapi/linux/if_packet.h).
 pub(super) fn tag(control: &[u8]) -> Option<Tag> {
@@ -81,6 +88,14 @@ mod tests {
         assert_eq!(gro_size(&control), Some(1472));
         assert_eq!(gro_size(&ttl), None);
         assert_eq!(gro_size(&[0; 16]), None);
+    }
+
+    #[test]
+    fn traffic_classes_of_both_families() {
+        let gro = message(libc::SOL_UDP, libc::UDP_GRO, &1472i32.to_ne_bytes());
+        let v4 = [message(libc::SOL_IP, libc::IP_TOS, &[0xb9]), gro.clone()].concat();
+        let v6 = [gro.clone(), message(libc::SOL_IPV6, libc::IPV6_TCLASS, &3i32.to_ne_bytes())].concat();
+        assert_eq!([&v4, &v6, &gro].map(|control| traffic_class(control)), [0xb9, 3, 0]);
     }
 
     #[test]

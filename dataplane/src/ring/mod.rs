@@ -171,6 +171,8 @@ pub(crate) struct Train {
     pub(crate) from: SocketAddr,
     pub(crate) range: Range<usize>,
     pub(crate) segment: usize,
+    /// The traffic class that they arrived with: the kernel joins what is alike.
+    pub(crate) class: u8,
 }
 
 /// What a ring is made for.
@@ -460,6 +462,7 @@ impl Ring {
             from: message::address(out.name_data())?,
             range: start..start + payload.len(),
             segment: message::gro_size(out.control_data()).unwrap_or(payload.len()).max(1),
+            class: message::traffic_class(out.control_data()),
         })
     }
 

@@ -80,6 +80,29 @@ impl<T> Slots<T> {
     }
 }
 
+/// Words of a control message (cmsg(3)) with up to eight octets of data, and of the two that a send can have.
+const CLASS_WORDS: usize = 3;
+const CONTROL_WORDS: usize = 2 * CLASS_WORDS;
+
+/// Writes a control message; its octets, with what aligns the next one. Nothing if there is no room.
+fn put_control(words: &mut [u64], level: i32, kind: i32, data: &[u8]) -> usize {
+    const HEADER: usize = size_of::<libc::cmsghdr>();
+    let bytes = zerocopy::IntoBytes::as_mut_bytes(words);
+    let len = HEADER + data.len();
+    let space = len.next_multiple_of(size_of::<u64>());
+    let Some(message) = bytes.get_mut(..space) else { return 0 };
+    message[..8].copy_from_slice(&(len as u64).to_ne_bytes());
+    message[8..12].copy_from_slice(&level.to_ne_bytes());
+    message[12..16].copy_from_slice(&kind.to_ne_bytes());
+    message[HEADER..len].copy_from_slice(data);
+    space
+}
+
+/// Also as an IPv6 socket writes it: the kernel sends IPv4 then, and heeds its options.
+fn is_v4(to: SocketAddr) -> bool {
+    to.ip().to_canonical().is_ipv4()
+}
+
 const NO_IOVEC: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 /// One `sendmsg`.
@@ -88,7 +111,7 @@ pub(crate) struct SendSlot {
     iovecs: [libc::iovec; SEND_IOVECS],
     iovec_count: usize,
     name: libc::sockaddr_storage,
-    control: [u64; 3],
+    control: [u64; CONTROL_WORDS],
     scratch: Box<[u8]>,
     used: usize,
     /// Where the datagram at the end begins in the scratch, if everything is copied there to be sealed.
@@ -100,6 +123,9 @@ pub(crate) struct SendSlot {
     pub(crate) len: usize,
     /// Which of the worker's sockets it leaves from.
     pub(super) source: u8,
+    /// The traffic class of its datagrams, and how many octets of `control` say so.
+    class: u8,
+    class_len: usize,
     /// Peer that it goes to and frames in it, for the account when the send fails.
     pub(crate) peer: crate::addr::PeerId,
     /// Frames in it.
@@ -115,7 +141,7 @@ impl SendSlot {
             iovecs: [NO_IOVEC; SEND_IOVECS],
             iovec_count: 0,
             name,
-            control: [0; 3],
+            control: [0; CONTROL_WORDS],
             scratch: vec![0; MAX_TRAIN].into_boxed_slice(),
             used: 0,
             sealed: None,
@@ -123,15 +149,17 @@ impl SendSlot {
             segment: None,
             len: 0,
             source: 0,
+            class: 0,
+            class_len: 0,
             peer: crate::addr::PeerId(0),
             frames: 0,
         })
     }
 
-    /// Begins a train to a peer, from one of the worker's sockets: 0 is the one that it receives on. What is to be sealed is
+    /// Begins a train of a traffic class to a peer, from one of the worker's sockets: 0 is the one that it receives on. What is to be sealed is
     /// gathered in the slot, and sealed there.
-    pub(crate) fn begin(&mut self, peer: crate::addr::PeerId, source: u8, outgoing: &Outgoing) {
-        (self.peer, self.source) = (peer, source);
+    pub(crate) fn begin(&mut self, peer: crate::addr::PeerId, (source, class): (u8, u8), outgoing: &Outgoing) {
+        (self.peer, self.source, self.class) = (peer, source, class);
         self.sealed = outgoing.is_sealed().then_some(0);
     }
 
@@ -194,37 +222,39 @@ impl SendSlot {
         self.iovec_count += 1;
     }
 
-    /// Fills in the message header: destination, and the size of the datagrams if there is more than one.
+    /// Fills in the message header: destination, traffic class, and the size of the datagrams if there is more than one.
     pub(super) fn prepare(&mut self, to: SocketAddr, segment: Option<u16>) -> *const libc::msghdr {
         self.segment = segment;
-        let to = socket2::SockAddr::from(to);
-        // SAFETY: a sockaddr_storage has room for every address, and `to` is a different object.
+        let name = socket2::SockAddr::from(to);
+        // SAFETY: a sockaddr_storage has room for every address, and `name` is a different object.
         unsafe {
             std::ptr::copy_nonoverlapping(
-                to.as_ptr().cast::<u8>(),
+                name.as_ptr().cast::<u8>(),
                 std::ptr::from_mut(&mut self.name).cast::<u8>(),
-                to.len() as usize,
+                name.len() as usize,
             );
         }
         self.msg.msg_name = std::ptr::from_mut(&mut self.name).cast();
-        self.msg.msg_namelen = to.len();
+        self.msg.msg_namelen = name.len();
         self.msg.msg_iov = self.iovecs.as_mut_ptr();
         self.msg.msg_iovlen = self.iovec_count;
         self.msg.msg_control = std::ptr::null_mut();
         self.msg.msg_controllen = 0;
+        let mut len = 0;
+        if self.class != 0 {
+            let (level, kind) =
+                if is_v4(to) { (libc::SOL_IP, libc::IP_TOS) } else { (libc::SOL_IPV6, libc::IPV6_TCLASS) };
+            len += put_control(&mut self.control[..CLASS_WORDS], level, kind, &i32::from(self.class).to_ne_bytes());
+        }
+        // The size of the datagrams comes last, so that it is easily left out.
+        self.class_len = len;
         if let Some(segment) = segment {
-            // SAFETY: CMSG_LEN and CMSG_SPACE only compute; `control` is aligned for a cmsghdr and as large as
-            // CMSG_SPACE(2), 24 octets.
-            unsafe {
-                debug_assert!(libc::CMSG_SPACE(2) as usize <= size_of_val(&self.control));
-                let header = self.control.as_mut_ptr().cast::<libc::cmsghdr>();
-                (*header).cmsg_level = libc::SOL_UDP;
-                (*header).cmsg_type = libc::UDP_SEGMENT;
-                (*header).cmsg_len = libc::CMSG_LEN(2) as usize;
-                libc::CMSG_DATA(header).cast::<u16>().write_unaligned(segment);
-                self.msg.msg_controllen = libc::CMSG_SPACE(2) as usize;
-            }
+            let rest = &mut self.control[len / size_of::<u64>()..];
+            len += put_control(rest, libc::SOL_UDP, libc::UDP_SEGMENT, &segment.to_ne_bytes());
+        }
+        if len > 0 {
             self.msg.msg_control = self.control.as_mut_ptr().cast();
+            self.msg.msg_controllen = len;
         }
         &self.msg
     }
@@ -259,7 +289,10 @@ impl SendSlot {
             let (iovecs, count) = self.part(start..(start + segment).min(self.len));
             let mut msg = self.msg;
             (msg.msg_iov, msg.msg_iovlen) = (iovecs.as_ptr().cast_mut(), count);
-            (msg.msg_control, msg.msg_controllen) = (std::ptr::null_mut(), 0);
+            msg.msg_controllen = self.class_len;
+            if self.class_len == 0 {
+                msg.msg_control = std::ptr::null_mut();
+            }
             // SAFETY: name and octets are the slot's or in buffers that it holds, `iovecs` is on the stack.
             if unsafe { libc::sendmsg(socket, &msg, libc::MSG_DONTWAIT) } < 0 {
                 result = -nix::errno::Errno::last_raw();

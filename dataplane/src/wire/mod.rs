@@ -6,6 +6,7 @@ pub mod ethernet;
 pub mod ip;
 pub mod ndp;
 pub mod tag;
+pub mod traffic_class;
 pub mod vnet;
 
 pub use ethernet::Frame;

@@ -181,7 +181,7 @@ impl Egress {
             self.flush(context)?;
             context.submit()?;
         }
-        let Context { ring, table, stats, lane, network, raw_ports, .. } = context;
+        let Context { ring, table, stats, lane, network, raw_ports, outer_class, .. } = context;
         let (Some(view), Some(account)) = (table.get(peer), stats.peers.get(peer.index())) else {
             return Ok(Err(Ending::PeerDown));
         };
@@ -196,7 +196,8 @@ impl Egress {
         }
         // A flow leaves from one socket, or its frames would overtake each other.
         let source = self.outboxes.source(&parcel.frame);
-        let mut path = Path { view, outgoing, peer, source, lane: *lane, network: *network };
+        let class = outer_class.of(&parcel.frame);
+        let mut path = Path { view, outgoing, peer, source, class, lane: *lane, network: *network };
         let outcome = self.append(&mut sender, &mut path, &parcel, offset, raw_ports)?;
         // A super-frame counts once.
         if outcome == Ok(None) {

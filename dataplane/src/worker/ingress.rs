@@ -23,6 +23,7 @@ use crate::merge::UdpRun;
 use crate::peers::{PeerTable, same_address};
 use crate::ring::{Place, SlotId, Writer};
 use crate::session::Freshness;
+use crate::wire::traffic_class;
 use crate::wire::vnet::{PartialChecksum, VNET_HEADER_LEN};
 use crate::wire::{Frame, VnetHeader};
 
@@ -67,6 +68,8 @@ struct Origin {
     peer: PeerId,
     lane: u8,
     buffer: u16,
+    /// The traffic class of the datagram.
+    class: u8,
 }
 
 impl Ingress {
@@ -102,7 +105,7 @@ impl Ingress {
         let mut at = train.range.start;
         while at < train.range.end {
             let end = (at + train.segment).min(train.range.end);
-            match self.open(context, buffer, at..end, train.from) {
+            match self.open(context, (buffer, train.class), at..end, train.from) {
                 Ok(Some((origin, records))) => self.records(context, origin, at + DATAGRAM_HEADER_LEN..records)?,
                 Ok(None) => {}
                 Err(ending) => context.count(ending),
@@ -118,7 +121,7 @@ impl Ingress {
     fn open(
         &mut self,
         context: &mut Context<'_>,
-        buffer: u16,
+        (buffer, class): (u16, u8),
         range: Range<usize>,
         from: SocketAddr,
     ) -> Result<Option<(Origin, usize)>, Ending> {
@@ -159,7 +162,7 @@ impl Ingress {
                 context.news.push(Event::Notice(Notice::Roamed(peer, incoming.session(), from)));
             }
         }
-        Ok(Some((Origin { peer, lane: header.lane(), buffer }, start + end)))
+        Ok(Some((Origin { peer, lane: header.lane(), buffer, class }, start + end)))
     }
 
     /// Somebody wants to open a session, but not with this gateway: the control thread says so, of each peer once a second.
@@ -247,6 +250,9 @@ impl Ingress {
         flags: u8,
         range: Range<usize>,
     ) -> io::Result<Result<(), Ending>> {
+        if let Err(ending) = take_mark(context, origin, |bytes| record::frame_in(flags, bytes), range.clone()) {
+            return Ok(Err(ending));
+        }
         let writer = context.ring.writer();
         let body = writer.pool.bytes(origin.buffer, range.clone());
         let (csum, frame) = match record::parse_frame(flags, body) {
@@ -311,6 +317,9 @@ impl Ingress {
         flags: u8,
         range: Range<usize>,
     ) -> io::Result<Result<(), Ending>> {
+        if let Err(ending) = take_mark(context, origin, |bytes| Slice::headers_in(flags, bytes), range.clone()) {
+            return Ok(Err(ending));
+        }
         let writer = context.ring.writer();
         let Some(slice) = Slice::parse(flags, writer.pool.bytes(origin.buffer, range.clone())) else {
             return Ok(Err(Ending::SegmentMalformed));
@@ -385,6 +394,10 @@ impl Ingress {
         finish(&mut self.join, context)?;
         context.submit()?;
         self.frames += 1;
+        // Its memory cannot be changed any more, and a drop says the same as the mark (RFC 3168, section 5.3).
+        if traffic_class::is_congestion(origin.class) {
+            return Ok(Err(Ending::CongestionUnmarked));
+        }
         let (csum, bytes) = match record::parse_frame(flags, body) {
             Ok(parsed) => parsed,
             Err(ending) => return Ok(Err(ending)),
@@ -521,6 +534,23 @@ fn write_datagrams(
         writer.write(id)?;
     }
     Ok(Ok(()))
+}
+
+/// What a router has marked the datagram with, the frame in it has from now on, or its headers: where they stand in the body
+/// of the record, `place` says.
+fn take_mark(
+    context: &mut Context<'_>,
+    origin: Origin,
+    place: impl FnOnce(&[u8]) -> Option<Range<usize>>,
+    body: Range<usize>,
+) -> Result<(), Ending> {
+    if !traffic_class::may_change(origin.class) {
+        return Ok(());
+    }
+    let body = context.ring.underlay_pool.bytes_mut(origin.buffer, body);
+    // What is malformed is counted so in a moment.
+    let marked = place(body).and_then(|place| Some(traffic_class::take_mark(body.get_mut(place)?, origin.class)));
+    marked.unwrap_or(Ok(())).map_err(|traffic_class::NotCapable| Ending::CongestionUnmarked)
 }
 
 /// Step (10) for a frame, or the headers of one, in a buffer of the underlay's pool.

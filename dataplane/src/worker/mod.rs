@@ -31,6 +31,7 @@ use crate::port::{self, LargestFrame, PortKind, PortMtu};
 use crate::raw_ports::RawPorts;
 use crate::ring::{Arrival, Files, Ring, Setup};
 use crate::underlay::Underlay;
+use crate::wire::traffic_class::OuterClass;
 
 pub use crate::ring::{Waiting, ZeroCopyPath};
 
@@ -69,6 +70,8 @@ pub struct WorkerConfig {
     pub offloads: Offloads,
     /// UDP ports whose datagrams are left single.
     pub raw_ports: Arc<RawPorts>,
+    /// The traffic class of what goes to peers.
+    pub outer_class: OuterClass,
     /// io_uring or system calls.
     pub engine: EngineChoice,
     /// Trains of datagrams are sent as one (UDP GSO).
@@ -259,6 +262,7 @@ struct Context<'a> {
     largest: LargestFrame,
     offloads: Offloads,
     raw_ports: Arc<RawPorts>,
+    outer_class: OuterClass,
     claims: Arc<[Claims]>,
     table: Arc<PeerTable>,
     stats: Arc<WorkerStats>,
@@ -354,6 +358,7 @@ impl<'a> State<'a> {
                 port_mtu: shared.port_mtu,
                 offloads: config.offloads,
                 raw_ports: config.raw_ports.clone(),
+                outer_class: config.outer_class,
                 claims: shared.claims,
                 table,
                 stats,

@@ -24,6 +24,8 @@ struct Outbox {
     slot: Option<SlotId>,
     /// It is in the list of those to flush.
     listed: bool,
+    /// Traffic class of the train.
+    class: u8,
     /// Octets in the datagram at the end of the train, with its tag.
     open: usize,
     /// Datagrams in the train.
@@ -50,6 +52,8 @@ pub(super) struct Path<'a> {
     pub(super) peer: PeerId,
     /// Which of the worker's sockets it leaves from.
     pub(super) source: u8,
+    /// Traffic class of the datagrams.
+    pub(super) class: u8,
     pub(super) lane: u8,
     pub(super) network: u32,
 }
@@ -79,7 +83,7 @@ impl Outboxes {
     pub(super) fn left(&self, path: &Path<'_>) -> usize {
         let outbox = &self.outboxes[self.number(path.peer, path.source)];
         let size = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
-        if outbox.slot.is_some() { size.saturating_sub(outbox.open) } else { 0 }
+        if outbox.slot.is_some() && outbox.class == path.class { size.saturating_sub(outbox.open) } else { 0 }
     }
 
     fn number(&self, peer: PeerId, source: u8) -> usize {
@@ -98,6 +102,10 @@ impl Outboxes {
         let outbox = &mut self.outboxes[number];
         let tag = path.outgoing.tag_len();
         let whole = DATAGRAM_HEADER_LEN + need + tag;
+        if outbox.class != path.class {
+            // Datagrams of one send are of one class.
+            outbox.close(sender, path.view, path.outgoing)?;
+        }
         if let Some(id) = &outbox.slot {
             let slot = sender.slots.get(id);
             let limit = if outbox.segment == 0 { path.view.max_datagram } else { outbox.segment };
@@ -121,8 +129,8 @@ impl Outboxes {
         }
         if outbox.slot.is_none() {
             let Some(id) = sender.slots.take() else { return Ok(None) };
-            sender.slots.get(&id).begin(path.peer, path.source, path.outgoing);
-            (outbox.slot, outbox.datagrams, outbox.segment) = (Some(id), 0, 0);
+            sender.slots.get(&id).begin(path.peer, (path.source, path.class), path.outgoing);
+            (outbox.slot, outbox.datagrams, outbox.segment, outbox.class) = (Some(id), 0, 0, path.class);
             if !std::mem::replace(&mut outbox.listed, true) {
                 self.dirty.push((path.peer, path.source));
             }

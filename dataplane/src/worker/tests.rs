@@ -61,6 +61,7 @@ impl Bench {
             waiting: Waiting::default(),
             epoch: Instant::now(),
             offloads: Offloads::ALL,
+            outer_class: Default::default(),
             raw_ports: Arc::default(),
             engine,
             udp_gso: true,

@@ -132,6 +132,7 @@ pub fn pair_of(max_datagram: usize, kind: Kind) -> [Side; 2] {
             waiting,
             epoch: Instant::now(),
             offloads,
+            outer_class: Default::default(),
             raw_ports: Arc::default(),
             engine,
             udp_gso,

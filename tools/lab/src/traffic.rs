@@ -117,28 +117,27 @@ pub fn datagrams(here: &Container, there: &Container, address: &str) -> Outcome 
 /// Bursts of different datagrams of `size` octets, handed over one by one or (`gso`) as super-frames; all must arrive as
 /// they were, and in their order.
 pub fn transfer(here: &Container, there: &Container, address: &str, size: usize, gso: Option<i32>) -> Outcome {
-    bursts(here, there, address, size, gso, |arrived, sent| arrived == sent)
+    bursts(here, there, (address, 40), size, gso, |arrived, sent| arrived == sent)
 }
 
-/// The same where no order is promised: a kernel whose scheduler moves a sender to another core has two queues for one flow.
+/// Fewer of them where no order is promised: a kernel whose scheduler moves a sender to another core has two queues for one flow.
 pub fn transfer_in_any_order(here: &Container, there: &Container, to: &str, size: usize, gso: Option<i32>) -> Outcome {
     let sorted = |octets: &[u8]| {
         let mut datagrams: Vec<Vec<u8>> = octets.chunks(size).map(<[u8]>::to_vec).collect();
         datagrams.sort();
         datagrams
     };
-    bursts(here, there, to, size, gso, |arrived, sent| sorted(arrived) == sorted(sent))
+    bursts(here, there, (to, 10), size, gso, |arrived, sent| sorted(arrived) == sorted(sent))
 }
 
 fn bursts(
     here: &Container,
     there: &Container,
-    address: &str,
+    (address, count): (&str, usize),
     size: usize,
     gso: Option<i32>,
     same: impl Fn(&[u8], &[u8]) -> bool,
 ) -> Outcome {
-    const BURSTS: usize = 40;
     let wildcard = if address.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
     let receiver = udp_socket(there.netns(), wildcard.parse()?, ARRIVED)?;
     let sender = udp_socket(here.netns(), wildcard.parse()?, ARRIVED)?;
@@ -149,7 +148,7 @@ fn bursts(
     if let Some(gso) = gso {
         setsockopt(&sender, sockopt::UdpGsoSegment, &gso)?;
     }
-    for burst in 0..BURSTS {
+    for burst in 0..count {
         let mut octets = vec![0; BURST * size];
         Random::new(burst as u64 + 1).fill(&mut octets);
         let arrived = thread::scope(|scope| {

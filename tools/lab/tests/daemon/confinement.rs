@@ -230,6 +230,10 @@ pub(crate) fn users() -> Outcome {
 mod trace {
     use libtest_mimic::Failed;
 
+    /// Within this time a thread of a gateway at rest does so.
+    #[cfg(target_arch = "x86_64")]
+    const ASLEEP: std::time::Duration = std::time::Duration::from_secs(10);
+
     #[cfg(not(target_arch = "x86_64"))]
     pub(super) fn call(_: i32, _: i64, _: [u64; 3]) -> Result<i64, Failed> {
         Err("registers are known for x86-64 only".into())
@@ -243,16 +247,21 @@ mod trace {
 
         let thread = nix::unistd::Pid::from_raw(tid);
         let stopped = || waitpid(thread, Some(WaitPidFlag::__WALL));
-        ptrace::attach(thread)?;
-        stopped()?;
-        let before = ptrace::getregs(thread)?;
-        // It sleeps in a call, so the instruction before is `syscall`, of two octets.
-        let at = before.rip - 2;
-        let word = ptrace::read(thread, at as ptrace::AddressType)?;
-        if word & 0xffff != 0x050f {
-            ptrace::detach(thread, None)?;
-            return Err(format!("thread {tid} does not sleep in a system call").into());
-        }
+        // If it sleeps in a call, the instruction before is `syscall`, of two octets. A worker looks for the next frame for a
+        // while before it sleeps.
+        let (before, at) = ipop_lab::interrupt::wait_until("a thread to sleep in a system call", ASLEEP, || {
+            let failed = |error: nix::errno::Errno| ipop_lab::Error::other(format!("ptrace of {tid}: {error}"));
+            ptrace::attach(thread).map_err(failed)?;
+            stopped().map_err(failed)?;
+            let before = ptrace::getregs(thread).map_err(failed)?;
+            let at = before.rip - 2;
+            let word = ptrace::read(thread, at as ptrace::AddressType).map_err(failed)?;
+            if word & 0xffff == 0x050f {
+                return Ok(Some((before, at)));
+            }
+            ptrace::detach(thread, None).map_err(failed)?;
+            Ok(None)
+        })?;
         let mut call = before;
         (call.rip, call.rax, call.rdi, call.rsi, call.rdx) = (at, number as u64, first, second, third);
         // No call is to be restarted when it goes on.

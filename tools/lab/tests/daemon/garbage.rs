@@ -283,7 +283,7 @@ pub(crate) fn handshakes() -> Outcome {
 /// Handshakes that were refused, for what they say or for how many they are.
 fn refusals(gateway: &Daemon) -> ipop_lab::Result<u64> {
     let count = |reason: &str| gateway.counter(&format!("/drops/{reason}"));
-    Ok(count("handshake_refused")? + count("handshake_rate")? + count("control_queue_full")?)
+    Ok(count("handshake_refused")? + count("handshake_late")? + count("handshake_rate")? + count("control_queue_full")?)
 }
 
 /// Hellos by the ten thousand, from strangers and in the peer's own name.

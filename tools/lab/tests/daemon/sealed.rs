@@ -22,7 +22,7 @@ const FORGED: usize = 200_000;
 /// Octets of UDP payload that a packet of the lab's underlay has room for.
 const MOST: usize = 1472;
 /// What can become of a forged datagram at a sealed link.
-const ENDS: [&str; 12] = [
+const ENDS: [&str; 13] = [
     "datagram_truncated",
     "datagram_version",
     "datagram_type",
@@ -33,6 +33,7 @@ const ENDS: [&str; 12] = [
     "replayed",
     "handshake_stamp",
     "handshake_rate",
+    "handshake_late",
     "handshake_refused",
     "control_queue_full",
 ];

@@ -90,8 +90,8 @@ impl Joined {
             let ping = container.run(["ping", "-n", "-c2", "-i0.2", "-W10", "-M", "do", "-s", size, target])?;
             ensure(ping.contains(" 0% packet loss"), || format!("{size} octets to {target}: {ping}"))?;
         }
-        exchange(c0, c1, THERE, 2, 2 * MIB)?;
-        exchange(c0, c1, THERE_V6, 1, 2 * MIB)?;
+        exchange(c0, c1, THERE, 2, MIB / 2)?;
+        exchange(c0, c1, THERE_V6, 1, MIB)?;
         datagrams(c0, c1, THERE)?;
         datagrams(c1, c0, HERE_V6)?;
         transfer_in_any_order(c0, c1, THERE, 1000, None)?;

@@ -12,6 +12,7 @@
 
 mod access;
 mod groups;
+mod marks;
 mod spanning_tree;
 mod support;
 
@@ -22,7 +23,11 @@ use ipop_lab::{ipop_available, vxlan_available};
 use libtest_mimic::Trial;
 
 fn main() -> ExitCode {
-    run([spanning_tree::TESTS, access::TESTS, groups::TESTS].into_iter().flatten().map(Test::trial).collect())
+    run([spanning_tree::TESTS, access::TESTS, groups::TESTS, marks::TESTS]
+        .into_iter()
+        .flatten()
+        .map(Test::trial)
+        .collect())
 }
 
 /// A test and what it needs besides `ipop`.
