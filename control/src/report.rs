@@ -43,6 +43,9 @@ pub struct Status {
     /// No interface of the host has that address at the moment.
     #[serde(default)]
     pub address_missing: bool,
+    /// What is not there (yet) and will be taken when it comes, in words.
+    #[serde(default)]
+    pub waiting_for: Vec<String>,
     /// What the kernel does for us.
     #[serde(default)]
     pub offloads: Vec<Feature>,
@@ -101,7 +104,7 @@ pub struct PortStatus {
     pub kind: PortKind,
     /// Interface name.
     pub name: String,
-    /// Its own MAC.
+    /// Its own MAC, if it has one.
     pub mac: String,
     /// Its MTU; absent if the interface is gone.
     pub mtu: Option<usize>,

@@ -1,5 +1,5 @@
 //! What the kernel tells of any network interface.
-// UNSAFETY: ioctls. Invariant: every ioctl here takes a pointer to a live local `ifreq`, as the kernel's header says for
+// UNSAFETY: ioctls. Invariant: every ioctl here takes a pointer to a live local `ifreq` or `in6_ifreq`, as the kernel's header says for
 // its number (include/uapi/linux/sockios.h), the field of the union that is read is the one that it fills, and the kernel
 // keeps no pointer.
 #![allow(unsafe_code)]
@@ -8,6 +8,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::addr::MacAddr;
+
+/// Takes an address away: include/uapi/linux/sockios.h; not in the libc crate.
+pub const SIOCDIFADDR: libc::c_ulong = 0x8936;
 
 /// The MTU.
 pub fn mtu_of(name: &str) -> io::Result<usize> {
@@ -53,6 +56,18 @@ pub fn ethernet_address(name: &str) -> io::Result<Option<MacAddr>> {
         *to = from as u8;
     }
     Ok((address.sa_family == libc::ARPHRD_ETHER).then_some(MacAddr(mac)))
+}
+
+/// Takes away the link-local IPv6 address that the kernel has given an interface by its MAC (RFC 4291, appendix A), before
+/// anybody hears of it.
+pub(crate) fn forget_link_local(index: i32, MacAddr([a, b, c, d, e, f]): MacAddr) -> io::Result<()> {
+    let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    let request =
+        libc::in6_ifreq { ifr6_addr: libc::in6_addr { s6_addr: address }, ifr6_prefixlen: 64, ifr6_ifindex: index };
+    let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::DGRAM, None)?;
+    // SAFETY: on an IPv6 socket it takes a struct in6_ifreq (include/uapi/linux/ipv6.h).
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCDIFADDR, std::ptr::from_ref(&request)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 pub(crate) fn request(name: &str) -> libc::ifreq {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::addr::MacAddr;
 use crate::ending::Ending;
-use crate::packet::{PacketError, PacketPort};
+use crate::packet::PacketPort;
 use crate::tap::Tap;
 use crate::wire::ethernet::{ETHERNET_HEADER_LEN, VLAN_TAG_LEN, ethertype};
 
@@ -45,10 +45,10 @@ impl Port {
         }
     }
 
-    /// The interface's own MAC address.
-    pub fn mac(&self) -> MacAddr {
+    /// The interface's own MAC address; `None` for one that has never been there.
+    pub fn mac(&self) -> Option<MacAddr> {
         match self {
-            Port::Tap(tap) => tap.mac(),
+            Port::Tap(tap) => Some(tap.mac()),
             Port::Packet(packet) => packet.mac(),
         }
     }
@@ -74,14 +74,6 @@ impl Port {
         match self {
             Port::Tap(tap) => tap.is_up(),
             Port::Packet(packet) => packet.is_up(),
-        }
-    }
-
-    /// An error if the interface is gone for good and no worker would notice: a deleted TAP ends its workers by itself.
-    pub fn check(&self) -> Result<(), PacketError> {
-        match self {
-            Port::Tap(_) => Ok(()),
-            Port::Packet(packet) => packet.check(),
         }
     }
 
@@ -111,8 +103,8 @@ pub fn write_frame(queue: BorrowedFd<'_>, frame: &[u8]) -> io::Result<()> {
 /// net/packet/af_packet.c.
 pub fn refusal(errno: i32) -> Ending {
     match errno {
-        // A TAP that is down; an interface that is down; one that is gone.
-        libc::EIO | libc::ENETDOWN | libc::ENXIO => Ending::PortDown,
+        // A TAP that is down; one that is gone; an interface that is down; one that is gone.
+        libc::EIO | libc::EBADFD | libc::ENETDOWN | libc::ENXIO => Ending::PortDown,
         libc::EMSGSIZE => Ending::PortTooBig,
         libc::ENOBUFS | libc::EAGAIN => Ending::PortQueueFull,
         _ => Ending::PortRefused,

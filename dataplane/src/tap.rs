@@ -14,6 +14,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use crate::addr::MacAddr;
 use crate::interface::{self, control_call, request};
 use crate::wire::vnet::VNET_HEADER_LEN;
@@ -35,6 +37,12 @@ pub enum TapError {
          (`ip -d link show {0}` tells, `ip link del {0}` removes it, or choose another \"tap\")"
     )]
     Exists(String),
+    /// It was there.
+    #[error(
+        "the TAP device '{0}' was deleted, and without CAP_NET_ADMIN, which is kept if the config names a \"bridge\", it cannot \
+         be made anew: start again"
+    )]
+    Deleted(String),
     /// The interface that should be a bridge is not there.
     #[error(
         "there is no bridge '{0}': create it (`ip link add {0} type bridge`, or start lxc-net), or leave \"bridge\" out and attach the TAP by hand"
@@ -72,6 +80,8 @@ pub struct Tap {
     index: i32,
     mac: MacAddr,
     queues: Vec<OwnedFd>,
+    /// The offloads that are on, as TUNSETOFFLOAD takes them.
+    mask: libc::c_uint,
     /// `None` without a sysfs that shows the device.
     drops: Option<Drops>,
 }
@@ -85,88 +95,124 @@ impl Tap {
     pub fn create(name: &str, queues: usize, random: [u8; 5]) -> Result<Tap, TapError> {
         let [a, b, c, d, e] = random;
         let mac = MacAddr([0xfe, a, b, c, d, e]);
-        let mut tap = Tap { name: name.to_owned(), index: 0, mac, queues: Vec::new(), drops: None };
-        for index in 0..queues {
-            let queue = tap.open_queue_patiently(index == 0, queues > 1)?;
-            tap.queues.push(queue);
+        let mut tap = Tap { name: name.to_owned(), index: 0, mac, queues: Vec::new(), mask: 0, drops: None };
+        for _ in 0..queues {
+            tap.queues.push(tap.open_file()?);
         }
+        tap.attach_patiently()?;
         tap.set_offloads(true, true)?;
-        tap.set_mac()?;
-        // Nobody asked the port for an address of its own: no link-local one, and no router solicitation. Not
-        // an error where the file is missing (a kernel without IPv6).
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
-        tap.set_up()?;
-        tap.index = interface::index_of(name).map_err(|error| tap.failed("SIOCGIFINDEX", error))?;
-        tap.drops = Drops::open(name, tap.index).ok();
+        tap.set_up_device()?;
         Ok(tap)
     }
 
+    /// True if somebody has deleted the device, or moved it to another network namespace.
+    pub fn is_gone(&self) -> bool {
+        interface::name_of(self.index).is_err() || !self.queues.iter().all(is_attached)
+    }
+
+    /// Makes a device that [is gone](Tap::is_gone) anew, as it was but for its MTU, and in no bridge. Its queues are the same files: the
+    /// kernel only detaches them from the device (`tun_detach_all()` in drivers/net/tun.c), so whoever has them goes on with
+    /// them. Takes CAP_NET_ADMIN, as [`Tap::create`] does.
+    pub fn make_anew(&mut self) -> Result<(), TapError> {
+        self.attach()?;
+        self.set_mask(self.mask)?;
+        self.set_up_device()
+    }
+
     /// The kernel takes a moment to let go of the device of a process that was killed: it ends the ring first.
-    fn open_queue_patiently(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
+    fn attach_patiently(&self) -> Result<(), TapError> {
         let begin = Instant::now();
         loop {
-            match self.open_queue(first, several) {
+            match self.attach() {
                 Err(TapError::Exists(_)) if begin.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
                 result => return result,
             }
         }
     }
 
-    fn open_queue(&self, first: bool, several: bool) -> Result<OwnedFd, TapError> {
-        let file =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").map_err(
-                |error| match error.kind() {
-                    io::ErrorKind::PermissionDenied => TapError::Permission(self.name.clone()),
-                    _ => TapError::NoTun(error),
-                },
-            )?;
+    fn open_file(&self) -> Result<OwnedFd, TapError> {
+        let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun");
+        file.map(OwnedFd::from).map_err(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => TapError::Permission(self.name.clone()),
+            _ => TapError::NoTun(error),
+        })
+    }
+
+    /// Attaches each file that has no device; the first creates it.
+    fn attach(&self) -> Result<(), TapError> {
+        let mut first = !self.queues.iter().any(is_attached);
+        for queue in self.queues.iter().filter(|queue| !is_attached(queue)) {
+            self.attach_queue(queue, first)?;
+            first = false;
+        }
+        Ok(())
+    }
+
+    fn attach_queue(&self, queue: &OwnedFd, first: bool) -> Result<(), TapError> {
         let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        if several {
+        if self.queues.len() > 1 {
             flags |= libc::IFF_MULTI_QUEUE;
         }
         if first {
             // The TAP of a gateway belongs to one process: without this a second one could join a multi-queue device.
             flags |= libc::IFF_TUN_EXCL;
         }
-        let mut request = self.request();
+        let mut request = request(&self.name);
         request.ifr_ifru.ifru_flags = flags as libc::c_short;
         // SAFETY: TUNSETIFF takes a struct ifreq.
-        match nix::errno::Errno::result(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) }) {
-            Err(nix::errno::Errno::EPERM | nix::errno::Errno::EACCES) => {
-                return Err(TapError::Permission(self.name.clone()));
-            }
-            Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EEXIST) => {
-                return Err(TapError::Exists(self.name.clone()));
-            }
+        match Errno::result(unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETIFF, &mut request) }) {
+            Err(Errno::EPERM | Errno::EACCES) => return Err(TapError::Permission(self.name.clone())),
+            Err(Errno::EBUSY | Errno::EEXIST) => return Err(TapError::Exists(self.name.clone())),
             Err(error) => return Err(self.failed("TUNSETIFF", error.into())),
             Ok(_) => {}
         }
         let (header_len, little_endian): (libc::c_int, libc::c_int) = (VNET_HEADER_LEN as libc::c_int, 1);
         // SAFETY: both take a pointer to an int.
         unsafe {
-            self.check("TUNSETVNETHDRSZ", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_len))?;
-            self.check("TUNSETVNETLE", libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETLE, &little_endian))?;
+            self.check("TUNSETVNETHDRSZ", libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_len))?;
+            self.check("TUNSETVNETLE", libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETLE, &little_endian))
         }
-        Ok(file.into())
+    }
+
+    /// What a device that has just been created is told. By the name in the config: nobody has renamed it yet.
+    fn set_up_device(&mut self) -> Result<(), TapError> {
+        let name = self.name.clone();
+        let index = interface::index_of(&name).map_err(|error| self.failed("SIOCGIFINDEX", error))?;
+        self.set_mac()?;
+        // Nobody asked the port for an address of its own: no link-local one, and no router solicitation. Not
+        // an error where the file is missing (a kernel without IPv6). A confined thread may not write it.
+        let without = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        self.set_up()?;
+        if without.is_err() {
+            // It is not there without IPv6, or where the kernel makes addresses in another way.
+            let _ = interface::forget_link_local(index, self.mac);
+        }
+        self.drops = Drops::open(&name, index).ok();
+        self.index = index;
+        Ok(())
     }
 
     /// Has the kernel hand over TCP and UDP super-frames, or not; `Ok(false)` if it does not know those of UDP (before Linux 6.2),
     /// which are then off.
-    pub fn set_offloads(&self, tso: bool, uso: bool) -> Result<bool, TapError> {
-        // The mask is the device's, so one queue is enough; every new queue would need it set anew.
-        let Some(queue) = self.queues.first() else { return Ok(false) };
-        let set = |mask: libc::c_uint| {
-            // SAFETY: TUNSETOFFLOAD takes the mask by value.
-            unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) }
-        };
+    pub fn set_offloads(&mut self, tso: bool, uso: bool) -> Result<bool, TapError> {
         let mask = libc::TUN_F_CSUM | if tso { OFFLOAD_TSO } else { 0 };
         // A mask with a flag that it does not know is refused.
-        let known = !uso || set(mask | OFFLOAD_USO) >= 0;
-        if !uso || !known {
+        let known = !uso || self.set_mask(mask | OFFLOAD_USO).is_ok();
+        let uso = uso && known;
+        if !uso {
             // If it was about anything else, this says so.
-            self.check("TUNSETOFFLOAD", set(mask))?;
+            self.set_mask(mask)?;
         }
+        self.mask = mask | if uso { OFFLOAD_USO } else { 0 };
         Ok(known)
+    }
+
+    /// The mask is the device's, so one queue is enough; every new queue would need it set anew.
+    fn set_mask(&self, mask: libc::c_uint) -> Result<(), TapError> {
+        let Some(queue) = self.queues.first() else { return Ok(()) };
+        // SAFETY: TUNSETOFFLOAD takes the mask by value.
+        let result = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
+        self.check("TUNSETOFFLOAD", result)
     }
 
     /// The interface's name, which anybody may change.
@@ -264,7 +310,7 @@ impl Tap {
     }
 
     fn check(&self, what: &'static str, result: libc::c_int) -> Result<(), TapError> {
-        nix::errno::Errno::result(result).map(drop).map_err(|error| self.failed(what, error.into()))
+        Errno::result(result).map(drop).map_err(|error| self.failed(what, error.into()))
     }
 
     fn failed(&self, what: &'static str, error: io::Error) -> TapError {
@@ -289,6 +335,13 @@ impl Drop for Tap {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// True if there is a device behind this file of /dev/net/tun.
+fn is_attached(queue: &OwnedFd) -> bool {
+    let mut request = request("");
+    // SAFETY: TUNGETIFF takes a struct ifreq, and fills name and flags.
+    unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNGETIFF, &mut request) >= 0 }
 }
 
 /// A packet socket for whole frames of one interface.

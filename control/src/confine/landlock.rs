@@ -8,9 +8,9 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use super::Role;
+use super::{Keeps, Role};
 
-/// Where the ports of a bridge are listed: what /sys/class/net links to.
+/// Where the ports of a bridge are listed, and what interfaces count: what /sys/class/net links to.
 const INTERFACES: &str = "/sys/devices/virtual/net";
 
 /// What is asked of it: all of this version.
@@ -53,11 +53,12 @@ fn enforce(role: Role, directory: Option<BorrowedFd<'_>>) -> Result<RestrictionS
     if let Some(directory) = directory {
         rules = rules.add_rule(PathBeneath::new(directory, AccessFs::RemoveFile))?;
     }
-    // Without it the port follows the bridge's own MTU only, as where there is no sysfs.
-    if role == (Role::Control { bridge: true })
+    // Without it the port follows the bridge's own MTU only, as where there is no sysfs, and what the kernel drops at a port
+    // that was made anew is not counted.
+    if role == (Role::Control(Keeps::Bridge))
         && let Ok(interfaces) = PathFd::new(INTERFACES)
     {
-        rules = rules.add_rule(PathBeneath::new(interfaces, AccessFs::ReadDir))?;
+        rules = rules.add_rule(PathBeneath::new(interfaces, AccessFs::ReadDir | AccessFs::ReadFile))?;
     }
     rules.restrict_self()
 }

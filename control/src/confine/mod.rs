@@ -2,8 +2,8 @@
 //!
 //! Rights belong to threads, not to the process (credentials(7), capabilities(7)), so each thread gives up its own: that of the log
 //! before it writes, workers, which read what strangers send, as soon as their engine works, the control thread last of all. The
-//! first two keep no capability and see no file; the control thread keeps CAP_NET_ADMIN where the config names a bridge, because the port is attached again to a
-//! bridge that is made anew and follows its MTU. What a kernel or a container does not let a thread give up is told, and
+//! first two keep no capability and see no file; the control thread keeps CAP_NET_ADMIN where the config names a bridge, because the port is
+//! attached again to a bridge that is made anew, follows its MTU, and is made anew itself if somebody deletes it. What a kernel or a container does not let a thread give up is told, and
 //! nothing else changes with it.
 
 mod landlock;
@@ -20,7 +20,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 pub use self::user::{User, UserError};
-use crate::config::Config;
+use crate::config::{Config, PortConfig};
 
 /// Which thread it is, for what it may keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,16 +30,34 @@ enum Role {
     Log,
     /// Asks over sockets that are open.
     Routes,
-    Control {
-        /// The port is kept in a bridge.
-        bridge: bool,
-    },
+    Control(Keeps),
+}
+
+/// What the control thread looks after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeps {
+    /// A TAP, which is for a person to attach.
+    Tap,
+    /// A TAP, which is kept in a bridge.
+    Bridge,
+    /// A whole interface, which may come late.
+    Interface,
+}
+
+impl Keeps {
+    fn of(config: &Config) -> Keeps {
+        match &config.port {
+            PortConfig::AfPacket { .. } => Keeps::Interface,
+            PortConfig::Tap { bridge: Some(_), .. } => Keeps::Bridge,
+            PortConfig::Tap { bridge: None, .. } => Keeps::Tap,
+        }
+    }
 }
 
 impl Role {
     fn capabilities(self) -> CapabilitySet {
         match self {
-            Role::Control { bridge: true } => CapabilitySet::NET_ADMIN,
+            Role::Control(Keeps::Bridge) => CapabilitySet::NET_ADMIN,
             _ => CapabilitySet::empty(),
         }
     }
@@ -48,7 +66,7 @@ impl Role {
 /// What is given up, decided before anything is opened.
 pub struct Confine {
     user: user::Decision,
-    bridge: bool,
+    keeps: Keeps,
     tell: Sender<Vec<Feature>>,
     told: Receiver<Vec<Feature>>,
 }
@@ -74,7 +92,7 @@ impl Confine {
         }
         let (tell, told) = channel();
         let user = user::Decision::take(&config.user)?;
-        Ok(Some(Confine { user, bridge: config.port.bridge().is_some(), tell, told }))
+        Ok(Some(Confine { user, keeps: Keeps::of(config), tell, told }))
     }
 
     /// The user that the gateway will be.
@@ -111,7 +129,7 @@ impl Confine {
     pub fn control(self, directory: BorrowedFd<'_>) -> io::Result<Confinement> {
         let core = no_core_dump();
         let before = user::present();
-        let mut features = thread(&self.user, Role::Control { bridge: self.bridge }, Some(directory))?;
+        let mut features = thread(&self.user, Role::Control(self.keeps), Some(directory))?;
         // Something is in force if it is for each thread; the others have said so before they were ready.
         for other in self.told.try_iter().flatten() {
             if let Some(known) = features.iter_mut().find(|known| known.name == other.name)

@@ -12,7 +12,7 @@ use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-use super::Role;
+use super::{Keeps, Role};
 
 /// What any thread may: its frames, its memory, its end.
 const BOTH: &[c_long] = &[
@@ -82,9 +82,33 @@ const CONTROL: &[c_long] = &[
     libc::SYS_readlink,
 ];
 
-/// What is asked of interfaces, and changed of the port for its bridge.
-const LOOK: &[c_ulong] = &[libc::SIOCGIFFLAGS, libc::SIOCGIFINDEX, libc::SIOCGIFMTU, libc::SIOCGIFNAME];
-const CHANGE: &[c_ulong] = &[libc::SIOCSIFMTU, ipop_dataplane::tap::SIOCBRADDIF];
+/// What is asked of interfaces.
+const LOOK: &[c_ulong] = &[
+    libc::SIOCGIFFLAGS,
+    libc::SIOCGIFHWADDR,
+    libc::SIOCGIFINDEX,
+    libc::SIOCGIFMTU,
+    libc::SIOCGIFNAME,
+    libc::TUNGETIFF as c_ulong,
+];
+/// What keeps the port in its bridge, and makes a TAP anew that was deleted.
+const CHANGE: &[c_ulong] = &[
+    ipop_dataplane::tap::SIOCBRADDIF,
+    ipop_dataplane::interface::SIOCDIFADDR,
+    libc::SIOCSIFFLAGS,
+    libc::SIOCSIFHWADDR,
+    libc::SIOCSIFMTU,
+    libc::TUNSETIFF as c_ulong,
+    libc::TUNSETOFFLOAD as c_ulong,
+    libc::TUNSETVNETHDRSZ as c_ulong,
+    libc::TUNSETVNETLE as c_ulong,
+];
+/// What makes packet sockets take an interface that has come late, or was made anew.
+const TAKE: &[(c_int, c_int)] = &[
+    (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP),
+    (libc::SOL_PACKET, libc::PACKET_FANOUT),
+    (libc::SOL_SOCKET, libc::SO_DETACH_FILTER),
+];
 
 /// Puts the calling thread behind its filter.
 pub(super) fn install(role: Role) -> io::Result<()> {
@@ -108,7 +132,7 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
         Role::Worker => rules.extend(always(WORKER)),
         Role::Log => {}
         Role::Routes => rules.extend(always(ROUTES)),
-        Role::Control { bridge } => {
+        Role::Control(keeps) => {
             rules.extend(always(CONTROL));
             // Nothing is written or created by opening it.
             let flags = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
@@ -120,9 +144,15 @@ fn program(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
             };
             let families = [libc::AF_INET, libc::AF_INET6].map(datagrams);
             rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
-            let requests = LOOK.iter().chain(if bridge { CHANGE } else { &[] });
+            let requests = LOOK.iter().chain(if keeps == Keeps::Bridge { CHANGE } else { &[] });
             let requests = requests.map(|request| SeccompRule::new(vec![equal(1, *request)?]));
             rules.insert(libc::SYS_ioctl, requests.collect::<Result<_, _>>()?);
+            if keeps == Keeps::Interface {
+                let options = TAKE
+                    .iter()
+                    .map(|(level, name)| SeccompRule::new(vec![equal(1, *level as u64)?, equal(2, *name as u64)?]));
+                rules.insert(libc::SYS_setsockopt, options.collect::<Result<_, _>>()?);
+            }
         }
     }
     let refused = SeccompAction::Errno(libc::EPERM as u32);

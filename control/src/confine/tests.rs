@@ -16,7 +16,7 @@ fn confined<T: Send>(role: Role, directory: &std::path::Path, test: impl FnOnce(
     thread::scope(|scope| {
         let run = || {
             let features =
-                super::thread(&same, role, matches!(role, Role::Control { .. }).then(|| directory.as_fd())).unwrap();
+                super::thread(&same, role, matches!(role, Role::Control(_)).then(|| directory.as_fd())).unwrap();
             // All but the user, which is kept here.
             assert!(features[1..].iter().all(|feature| feature.state == State::On), "{features:?}");
             test()
@@ -70,7 +70,7 @@ fn the_control_thread_looks_at_interfaces_and_paths_and_removes_its_socket() {
     let remove = |dir: &File| nix::unistd::unlinkat(dir, "ipop.sock", nix::unistd::UnlinkatFlags::NoRemoveDir);
     let [here, there] = [&dir, &elsewhere].map(|dir| File::open(dir.path()).unwrap());
     let address = |text: &str| text.parse().unwrap();
-    confined(Role::Control { bridge: true }, dir.path(), || {
+    confined(Role::Control(Keeps::Bridge), dir.path(), || {
         assert!(ipop_dataplane::interface::mtu_of("lo").unwrap() >= 1500);
         let index = ipop_dataplane::interface::index_of("lo").unwrap();
         assert_eq!(ipop_dataplane::interface::name_of(index).unwrap(), "lo");

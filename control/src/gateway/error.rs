@@ -49,7 +49,7 @@ pub enum GatewayError {
         hint: &'static str,
     },
     /// A worker had to stop.
-    #[error("a worker had to stop: {0} (\"File descriptor in bad state\" means that the TAP device was deleted)")]
+    #[error("a worker had to stop: {0}")]
     WorkerFailed(String),
     /// Another call failed.
     #[error("{what}: {error}")]

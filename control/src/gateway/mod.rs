@@ -44,6 +44,7 @@ use self::fair::Fair;
 use self::features::KernelOffloads;
 use self::held::Held;
 use self::overload::Overload;
+use self::port::PortWatch;
 use self::refusals::Refusals;
 use self::signals::{Asked, Signals};
 use self::throttle::{About, Throttle};
@@ -106,8 +107,7 @@ pub struct Gateway {
     throttle: Throttle,
     knocks: Knocks,
     log: Log,
-    bridge_missing: bool,
-    port_down: bool,
+    watch: PortWatch,
     /// No interface has the address that it listens on.
     address_missing: bool,
     events: Arc<Events>,
@@ -269,8 +269,7 @@ impl Gateway {
             throttle: Throttle::default(),
             knocks: Knocks::default(),
             log,
-            bridge_missing: false,
-            port_down: false,
+            watch: PortWatch::default(),
             address_missing: false,
             events,
             fair: Fair::default(),
@@ -342,7 +341,7 @@ impl Gateway {
              {} peers, {workers} workers{}, ARP entries live {arp_expiry} s, MACs {mac_expiry} s, control socket {}",
             env!("CARGO_PKG_VERSION"),
             self.identity.uid,
-            self.port.mac(),
+            self.port_mac(),
             self.port.mtu().unwrap_or(0),
             peers.len(),
             if cpus.is_empty() { String::new() } else { format!(" on cores {cpus:?}") },

@@ -4,13 +4,18 @@ use ipop_dataplane::ending::Ending;
 use ipop_dataplane::interface::mtu_of;
 use ipop_dataplane::packet::{PacketError, PacketPort};
 use ipop_dataplane::port::Port;
-use ipop_dataplane::tap::Tap;
+use ipop_dataplane::tap::{Tap, TapError};
 use ipop_dataplane::underlay::{self, KernelDrops};
-use tracing::{info, warn};
+use tracing::{Level, info, warn};
 
+use super::throttle::About;
 use super::{Gateway, GatewayError};
 use crate::config::{Config, PortConfig};
 use crate::routes::{Routes, Way};
+
+/// How often the port is put into its bridge at most, and within what time.
+const PUT_AT_MOST: usize = 3;
+const PUT_WINDOW_MS: u64 = 60_000;
 
 /// Makes the port: creates the TAP, or opens the interface.
 pub(super) fn open(config: &Config, routes: &Routes, tap_mac: [u8; 5]) -> Result<Port, GatewayError> {
@@ -35,44 +40,156 @@ pub(super) fn open(config: &Config, routes: &Routes, tap_mac: [u8; 5]) -> Result
     }
 }
 
-impl Gateway {
-    /// A bridge that was made anew (lxc-net restarts so) gets its port back.
-    pub(super) fn keep_in_bridge(&mut self) {
-        let (Port::Tap(tap), Some(bridge)) = (&self.port, self.config.port.bridge()) else { return };
-        self.follow_bridge_mtu(tap, bridge);
-        match tap.attach_to(bridge) {
-            Ok(attached) => {
-                if attached {
-                    info!("{} is a port of {bridge} now", tap.name());
-                }
-                self.bridge_missing = false;
-            }
-            Err(error) if !self.bridge_missing => {
-                match tap.bridge() {
-                    // It was renamed, and traffic goes on.
-                    Some(other) => warn!("there is no bridge '{bridge}' any more; {} is a port of {other}", tap.name()),
-                    None => warn!("{error}; trying again every second"),
-                }
-                self.bridge_missing = true;
-            }
-            Err(_) => {}
+/// Where the TAP is that should be in a bridge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Place {
+    /// As the config says, or the config says nothing.
+    #[default]
+    Right,
+    /// In a bridge of another name: the one that the config means was renamed, or somebody has put it there.
+    Other(String),
+    /// In none: the bridge is not there.
+    NoBridge(String),
+    /// In none: somebody takes it out again and again. Whoever does that means it, and a pause is better than a fight.
+    TakenOut,
+}
+
+/// What becomes of the port, looked at once a second.
+#[derive(Debug, Default)]
+pub(super) struct PortWatch {
+    down: bool,
+    place: Place,
+    /// When it was put into the bridge lately.
+    put_ms: Vec<u64>,
+    /// Why a port that is not there cannot be had yet.
+    missing: Option<String>,
+}
+
+impl PortWatch {
+    /// What is missing, in words.
+    pub(super) fn missing(&self) -> Option<&str> {
+        match &self.place {
+            Place::NoBridge(why) => self.missing.as_deref().or(Some(why)),
+            _ => self.missing.as_deref(),
         }
     }
+}
 
-    pub(super) fn look_at_port(&mut self) -> Result<(), PacketError> {
-        self.port.check()?;
+impl Gateway {
+    /// Looks after the port: what was deleted or has come late is made anew or taken, as far as that can be.
+    pub(super) fn look_at_port(&mut self) -> Result<(), GatewayError> {
+        self.keep_port()?;
+        self.keep_in_bridge();
         self.count_kernel_drops();
         self.port_mtu.set(self.port.mtu());
-        let down = !self.port.is_up();
-        if down != self.port_down {
-            self.port_down = down;
+        let down = self.watch.missing.is_none() && !self.port.is_up();
+        if down != self.watch.down {
+            self.watch.down = down;
+            let name = self.port.name();
             if down {
-                warn!("{0} is down, so nothing passes; `ip link set {0} up` mends it", self.port.name());
-            } else {
-                info!("{} is up again", self.port.name());
+                let line = format!("{name} is down, so nothing passes; `ip link set {name} up` mends it");
+                self.say(About::Port, Level::WARN, line);
+            } else if self.watch.missing.is_none() {
+                self.say(About::Port, Level::INFO, format!("{name} is up again"));
             }
         }
         Ok(())
+    }
+
+    /// A TAP that was deleted is made anew, on the files that the workers read. An interface is taken when it is there (again).
+    fn keep_port(&mut self) -> Result<(), GatewayError> {
+        let found = match &mut self.port {
+            Port::Packet(packet) => match packet.find() {
+                Err(error @ PacketError::Gone(_)) => return Err(error.into()),
+                found => found.map(|new| new.then_some("is the port now")).map_err(|error| error.to_string()),
+            },
+            Port::Tap(tap) if !tap.is_gone() => Ok(None),
+            Port::Tap(tap) => {
+                let mtu = match &self.config.port {
+                    PortConfig::Tap { mtu, .. } => *mtu,
+                    PortConfig::AfPacket { .. } => None,
+                };
+                match tap.make_anew().and_then(|()| mtu.map_or(Ok(()), |mtu| tap.set_mtu(mtu))) {
+                    Ok(()) => Ok(Some("was deleted, and is made anew")),
+                    Err(TapError::Permission(name)) => return Err(TapError::Deleted(name).into()),
+                    Err(error) => Err(format!("{} was deleted, and cannot be made anew: {error}", tap.name())),
+                }
+            }
+        };
+        match found {
+            Ok(None) => self.watch.missing = None,
+            Ok(Some(what)) => {
+                self.watch.missing = None;
+                self.say(About::Port, Level::WARN, format!("{} {what}", self.port.name()));
+            }
+            Err(why) if self.watch.missing.as_ref() != Some(&why) => {
+                self.say(About::Port, Level::WARN, format!("{why}; trying again every second"));
+                self.watch.missing = Some(why);
+            }
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// The port's own MAC, for people.
+    pub(super) fn port_mac(&self) -> String {
+        self.port.mac().map_or_else(|| "no MAC yet".to_owned(), |mac| mac.to_string())
+    }
+
+    /// A bridge that was made anew (lxc-net restarts so) gets its port back, and so does one that the port was taken out of. A
+    /// port that somebody has put elsewhere stays there.
+    pub(super) fn keep_in_bridge(&mut self) {
+        let (Port::Tap(tap), Some(bridge)) = (&self.port, self.config.port.bridge()) else { return };
+        if self.watch.missing.is_some() {
+            return;
+        }
+        let (name, bridge) = (tap.name(), bridge.to_owned());
+        let now_ms = self.now_ms();
+        self.watch.put_ms.retain(|put_ms| now_ms.saturating_sub(*put_ms) < PUT_WINDOW_MS);
+        let present = tap.bridge();
+        self.follow_bridge_mtu(tap, present.as_deref().unwrap_or(&bridge));
+        let place = if present.is_none() && self.watch.put_ms.len() >= PUT_AT_MOST {
+            Place::TakenOut
+        } else {
+            match (tap.attach_to(&bridge), present) {
+                (Ok(true), _) => {
+                    self.watch.put_ms.push(now_ms);
+                    self.say(About::Port, Level::INFO, format!("{name} is a port of {bridge} now"));
+                    // There is nothing else to be said of it.
+                    self.watch.place = Place::Right;
+                    Place::Right
+                }
+                (_, Some(other)) if other != bridge => Place::Other(other),
+                (Ok(false), _) => Place::Right,
+                (Err(error), _) => Place::NoBridge(error.to_string()),
+            }
+        };
+        if place == self.watch.place {
+            return;
+        }
+        let (level, line) = match &place {
+            Place::Right => (Level::INFO, format!("{name} is a port of {bridge} again")),
+            Place::Other(other) => (
+                Level::WARN,
+                format!(
+                    "{name} is a port of {other}, not of {bridge}, because the bridge was renamed or somebody has put it there, \
+                     and stays there until somebody takes it out (`ip link set {name} nomaster`)"
+                ),
+            ),
+            Place::NoBridge(why) => (Level::WARN, format!("{why}; trying again every second")),
+            Place::TakenOut => {
+                (Level::WARN, format!("{name} was taken out of {bridge} again and again; it is put back in a minute"))
+            }
+        };
+        self.say(About::Port, level, line);
+        self.watch.place = place;
+    }
+
+    /// What is not there (yet), in words.
+    pub(super) fn waiting_for(&self) -> Vec<String> {
+        let address =
+            self.address_missing.then(|| format!("an interface with the address {}", self.config.listen.ip()));
+        self.watch.missing().map(str::to_owned).into_iter().chain(address).collect()
     }
 
     /// Says when the address that peers send to goes, and when it comes (back).

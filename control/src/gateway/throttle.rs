@@ -36,6 +36,8 @@ pub(super) enum About {
     Claim(Owner, Reason),
     /// MACs that are frozen.
     Frozen,
+    /// The port goes, comes back, and is moved.
+    Port,
     /// A signal that does nothing.
     Signal(u32),
 }

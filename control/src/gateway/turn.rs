@@ -198,7 +198,6 @@ impl Gateway {
             self.macs.expire(now_ms);
             self.collect();
             self.ways.look_at_some();
-            self.keep_in_bridge();
             self.look_at_address();
             self.look_at_port()?;
             self.name_overload(now_ms);

@@ -29,7 +29,8 @@ impl Ring {
                     (code, _) if code == -libc::EINVAL && self.port_multishot => self.port_multishot = false,
                     // Said once when the interface goes down; frames come again when it is up (`packet_notifier()`).
                     (code, _) if code == -libc::ENETDOWN && self.port_receive.is_some() => {}
-                    (code, _) if is_passing(code) => self.receive_failed(true, -code),
+                    // The TAP was deleted (`tun_chr_read_iter()` in drivers/net/tun.c), and may be made anew.
+                    (code, _) if is_passing(code) || code == -libc::EBADFD => self.receive_failed(true, -code),
                     (code, _) => return Err(io::Error::from_raw_os_error(-code)),
                 }
             }
@@ -106,7 +107,9 @@ impl Ring {
         // Said once when all buffers are in use, and for a signal.
         let usual = [libc::ENOBUFS, libc::EAGAIN, libc::EINTR].contains(&errno);
         if failure.lasting || !usual {
-            self.failures.push(ReceiveFailure { port, errno, tell: failure.tell });
+            // That the port is gone the control thread sees by itself.
+            let tell = failure.tell && errno != libc::EBADFD;
+            self.failures.push(ReceiveFailure { port, errno, tell });
         }
     }
 }

@@ -343,7 +343,7 @@ mod tests {
                 return eprintln!("not run: no network namespace of its own");
             }
             for queues in [1, 3] {
-                let tap = match Tap::create("trial", queues, [1, 2, 3, 4, 5]) {
+                let mut tap = match Tap::create("trial", queues, [1, 2, 3, 4, 5]) {
                     Ok(tap) => tap,
                     Err(error) => return eprintln!("not run: {error}"),
                 };

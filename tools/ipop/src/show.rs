@@ -20,6 +20,9 @@ pub(crate) fn status(s: &Status) -> String {
     let sources = if sources.is_empty() { String::new() } else { format!("; sends from {} too", sources.join(", ")) };
     let missing = if s.address_missing { " (NO INTERFACE HAS THIS ADDRESS)" } else { "" };
     line("listen", format!("UDP {}{missing}, network {}{sources}", s.listen, s.network));
+    for what in &s.waiting_for {
+        line("waiting", what.clone());
+    }
     let cpus: Vec<String> =
         s.workers.iter().map(|w| w.cpu.map_or("any core".into(), |cpu| format!("core {cpu}"))).collect();
     let mut engines: Vec<String> = s.workers.iter().map(engine).collect();

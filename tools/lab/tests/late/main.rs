@@ -1,6 +1,7 @@
 //! What a gateway stands on may come late, go, come back, and be called something else: its address, its bridge, its port.
 
 mod address;
+mod interface;
 mod port;
 mod support;
 
@@ -14,6 +15,6 @@ type Test = (&'static str, fn() -> Outcome);
 
 fn main() -> ExitCode {
     let available = ipop_available();
-    let trials = [address::TESTS, port::TESTS].into_iter().flatten();
+    let trials = [address::TESTS, port::TESTS, interface::TESTS].into_iter().flatten();
     run(trials.map(|(name, test)| trial(name, &available, *test)).collect())
 }

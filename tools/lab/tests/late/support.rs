@@ -1,5 +1,7 @@
 //! Two gateways with a container each.
 
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 pub(crate) use ipop_lab::trials::Outcome;
@@ -57,6 +59,14 @@ impl World {
         Ok(())
     }
 
+    /// A stream each way arrives as it was sent.
+    pub(crate) fn streams(&self) -> Outcome {
+        for (from, to, address) in [(&self.c0, &self.c1, THERE), (&self.c1, &self.c0, HERE)] {
+            stream(from, to, address)?;
+        }
+        Ok(())
+    }
+
     /// Nothing passes.
     pub(crate) fn no_traffic(&self, when: &str) -> Outcome {
         let output = self.c0.exec(["ping", "-n", "-c2", "-i0.2", "-W0.3", THERE])?;
@@ -66,9 +76,45 @@ impl World {
 
 /// Waits until a daemon's log has a line with all these words.
 pub(crate) fn logged(daemon: &Daemon, words: &[&str]) -> Outcome {
+    logged_times(daemon, words, 1)
+}
+
+/// Waits until a daemon's log has so many lines with all these words.
+pub(crate) fn logged_times(daemon: &Daemon, words: &[&str], times: usize) -> Outcome {
     let found = interrupt::wait_until(&format!("{words:?} in the log"), SOON, || {
         let log = daemon.log();
-        Ok(log.lines().any(|line| words.iter().all(|word| line.contains(word))).then_some(()))
+        let count = log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count();
+        Ok((count >= times).then_some(()))
     });
     found.map_err(|error| format!("{error}:\n{}", daemon.log()).into())
+}
+
+/// What is sent in a stream: some megabytes, so that there are super-frames.
+const STREAM: usize = 4 << 20;
+/// A stream that stands still for so long is broken.
+const STALLED: Duration = Duration::from_secs(10);
+
+fn stream(from: &Container, to: &Container, address: &str) -> Outcome {
+    let address: IpAddr = address.parse()?;
+    let listener = to.netns().within(|| TcpListener::bind((address, 0)))??;
+    let target = listener.local_addr()?;
+    let mut near = from.netns().within(|| TcpStream::connect_timeout(&target, STALLED))??;
+    let (mut far, _) = listener.accept()?;
+    near.set_write_timeout(Some(STALLED))?;
+    far.set_read_timeout(Some(STALLED))?;
+    let sent: Vec<u8> = (0..STREAM).map(|at| (at / 251) as u8).collect();
+    let received = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = near.write_all(&sent);
+            // Closed, so that the reader comes to the end.
+            drop(near);
+            written
+        });
+        let mut received = Vec::new();
+        let read = far.read_to_end(&mut received);
+        writer.join().map_err(|_| "the writer panicked")??;
+        read?;
+        Ok::<_, Failed>(received)
+    })?;
+    ensure(received == sent, || format!("{} of {STREAM} octets arrived, or others", received.len()))
 }

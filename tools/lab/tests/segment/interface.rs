@@ -34,7 +34,6 @@ pub(crate) const TESTS: &[Test] = &[
     Test::with("an_interface_as_port_finishes_tagged_frames", &["ethtool"], tagged_offloads),
     Test::with("an_interface_as_port_carries_vlan_interfaces", &["vlan"], vlan_interfaces),
     Test::new("an_interface_as_port_goes_down_and_up", down_and_up),
-    Test::new("an_interface_as_port_is_deleted", deleted),
     Test::new("an_interface_as_port_refuses_what_is_too_long", too_long),
     Test::new("an_interface_as_port_counts_what_the_kernel_drops", kernel_drops),
     Test::new("an_interface_that_cannot_be_the_port_is_explained", refused),
@@ -251,16 +250,6 @@ fn says(what: &str, daemon: &Daemon, before: usize) -> Outcome {
     Ok(interrupt::wait_until(&format!("the log to say that {what}"), SOON, look)?)
 }
 
-/// Its sockets would never come to life again.
-fn deleted() -> Outcome {
-    let (mut segment, c0, _c1) = start(&Lab::builder(), |_, _| {})?;
-    c0.ping(THERE, 1)?;
-    segment.lab.gateway(0).netns().ip(&format!("link delete {INTERFACE}"))?;
-    interrupt::wait_until("it to end", SOON, || Ok((!segment.daemons[0].is_running()).then_some(())))?;
-    let log = segment.daemons[0].log();
-    ensure(log.contains("the interface 'v-c0' was deleted or moved away"), || log.clone())
-}
-
 /// A frame longer than the interface's MTU is dropped and counted; the next one passes.
 fn too_long() -> Outcome {
     let (segment, c0, mut c1) = start_silent()?;
@@ -298,7 +287,6 @@ fn refused() -> Outcome {
     let dir = segment.lab.lab_run().dir().display().to_string();
     for (interface, listen, part) in [
         (INTERFACE, "10.99.0.1:5801", "another ipop uses the interface 'v-c0' already"),
-        ("eth7", "10.99.0.1:5801", "there is no interface 'eth7'"),
         ("lo", "10.99.0.1:5801", "'lo' is no Ethernet interface"),
         ("eth0", "10.99.0.1:5801", "the peer gw-b is reached through 'eth0'"),
         ("eth0", "[::]:5801", "the peer gw-b is reached through 'eth0'"),
