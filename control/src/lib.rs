@@ -12,6 +12,7 @@ pub mod limits;
 pub mod link;
 pub mod log;
 pub mod macs;
+pub mod notify;
 pub mod path_mtu;
 pub mod report;
 pub mod resolution;

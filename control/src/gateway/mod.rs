@@ -59,6 +59,7 @@ use crate::keys::PrivateKey;
 use crate::link::{Identity, Link, LinkEvent};
 use crate::log::Log;
 use crate::macs::Macs;
+use crate::notify::Notify;
 use crate::report::RpcMessage;
 use crate::resolution::{Resolver, Step};
 use crate::routes::Routes;
@@ -107,6 +108,7 @@ pub struct Gateway {
     throttle: Throttle,
     knocks: Knocks,
     log: Log,
+    notify: Notify,
     watch: PortWatch,
     /// No interface has the address that it listens on.
     address_missing: bool,
@@ -165,6 +167,8 @@ pub fn run(config: Config, log: Log, ready: impl FnOnce()) -> Result<(), Gateway
         gateway.confinement = confine.control(admin.directory()).map_err(call("giving up rights"))?;
     }
     gateway.log_confinement();
+    gateway.tell_manager();
+    gateway.notify.ready();
     ready();
 
     let mut happened = mio::Events::with_capacity(64);
@@ -194,6 +198,7 @@ pub fn run(config: Config, log: Log, ready: impl FnOnce()) -> Result<(), Gateway
                     Asked::End(name) => {
                         gateway.throttle.end();
                         info!("stopping: {name}");
+                        gateway.notify.stopping();
                         gateway.say_goodbye();
                         return Ok(());
                     }
@@ -269,6 +274,7 @@ impl Gateway {
             throttle: Throttle::default(),
             knocks: Knocks::default(),
             log,
+            notify: Notify::from_env(),
             watch: PortWatch::default(),
             address_missing: false,
             events,

@@ -192,6 +192,14 @@ impl Gateway {
         self.watch.missing().map(str::to_owned).into_iter().chain(address).collect()
     }
 
+    /// A line for the service manager.
+    pub(super) fn tell_manager(&mut self) {
+        let up = self.links.iter().filter(|link| link.is_up()).count();
+        let waiting = self.waiting_for();
+        let waiting = if waiting.is_empty() { String::new() } else { format!("waiting: {}; ", waiting.join("; ")) };
+        self.notify.status(format!("{waiting}{up} of {} peers up", self.links.len()));
+    }
+
     /// Says when the address that peers send to goes, and when it comes (back).
     pub(super) fn look_at_address(&mut self) {
         let ip = self.config.listen.ip();

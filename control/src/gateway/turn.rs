@@ -200,6 +200,7 @@ impl Gateway {
             self.ways.look_at_some();
             self.look_at_address();
             self.look_at_port()?;
+            self.tell_manager();
             self.name_overload(now_ms);
             self.look_at_offloads(now_ms);
             self.throttle.tick(now_ms);

@@ -1,7 +1,9 @@
 //! What a gateway stands on may come late, go, come back, and be called something else: its address, its bridge, its port.
 
 mod address;
+mod boot;
 mod interface;
+mod machine;
 mod port;
 mod support;
 
@@ -16,5 +18,7 @@ type Test = (&'static str, fn() -> Outcome);
 fn main() -> ExitCode {
     let available = ipop_available();
     let trials = [address::TESTS, port::TESTS, interface::TESTS].into_iter().flatten();
-    run(trials.map(|(name, test)| trial(name, &available, *test)).collect())
+    let booted = machine::available();
+    let at_boot = boot::TESTS.iter().map(|(name, test)| trial(name, &booted, *test));
+    run(trials.map(|(name, test)| trial(name, &available, *test)).chain(at_boot).collect())
 }

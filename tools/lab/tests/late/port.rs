@@ -19,7 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A bridge that is made anew has no ports, and the containers have to be put back.
-fn make_bridge(world: &World) -> Outcome {
+pub(crate) fn make_bridge(world: &World) -> Outcome {
     let gateway = world.gateway(0).netns();
     gateway.ip(&format!("link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0"))?;
     gateway.ip(&format!("link set {BRIDGE} up"))?;
