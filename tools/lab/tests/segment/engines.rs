@@ -160,7 +160,7 @@ fn several_workers() -> Outcome {
 }
 
 fn port_down() -> Outcome {
-    let mut segment = Segment::start_with(&Lab::builder(), |_, config| config["io_uring"] = false.into())?;
+    let segment = Segment::start_with(&Lab::builder(), |_, config| config["io_uring"] = false.into())?;
     let (c0, _c1) = segment.pair()?;
     c0.ping(THERE, 1)?;
     let gateway = segment.lab.gateway(0).clone();
@@ -177,11 +177,7 @@ fn port_down() -> Outcome {
     let used = ticks()? - before;
     ensure(used < 20, || format!("{used} ticks of processor time in a second without a port"))?;
     gateway.run(["ip", "link", "set", ipop_lab::TAP, "up"])?;
-    interrupt::wait_until("a ping after the port is up", SOON, || {
+    Ok(interrupt::wait_until("a ping after the port is up", SOON, || {
         Ok(c0.exec(["ping", "-n", "-c1", "-W0.3", THERE])?.success().then_some(()))
-    })?;
-    gateway.run(["ip", "link", "del", ipop_lab::TAP])?;
-    interrupt::wait_until("it to end without its port", SOON, || Ok((!segment.daemons[0].is_running()).then_some(())))?;
-    let log = segment.daemons[0].log();
-    ensure(log.contains("TAP device was deleted"), || log)
+    })?)
 }
